@@ -1,0 +1,54 @@
+# Each target works from a fresh checkout: what it needs is made first.
+#   make demo ARGS='--duration 20'      make test ARGS='tests/wire -x'
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Debian packages, each with a command that shows it is there.
+TEST_NEEDS  := nginx:nginx-light curl:curl h2load:nghttp2-client
+BENCH_NEEDS := $(TEST_NEEDS) haproxy:haproxy nghttpx:nghttp2-proxy
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench system system-bench clean
+
+help:
+	@echo 'make setup | demo | test | lint | bench | clean      (options: ARGS="...")'
+
+setup: $(STAMP)
+
+# The stamp is newer than pyproject.toml when everything it names is installed.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'conduit needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.x' >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/conduit demo $(ARGS)
+
+test: system setup
+	$(BIN)/pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: system-bench setup
+	$(BIN)/python -m bench $(ARGS)
+
+system:
+	@bash .ci/need $(TEST_NEEDS)
+
+system-bench:
+	@bash .ci/need $(BENCH_NEEDS)
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,178 @@
+"""The proxies that are compared: how each is configured and started, as values.
+
+Every configuration says the same thing in its proxy's own words: one listener, one worker, one
+upstream, the same protocol on both sides, no access log, otherwise the proxy's defaults. Envoy keeps
+its statistics and its router, conduit its routes, metrics and tap, because a mesh has them on.
+"""
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.process import BenchError
+from bench.scenarios import Protocol
+
+NAMES = ("conduit", "envoy", "haproxy", "nghttpx")
+VENV_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a proxy listens, what it forwards to, and where its admin interface is; all on 127.0.0.1."""
+
+    listen: int
+    upstream: int
+    admin: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One proxy ready to be started: write `config` to the path `command` names, then run it."""
+
+    name: str
+    command: list[str]
+    config: str
+
+
+def executable(name: str) -> str:
+    """The path of a program: beside this Python first, then on PATH. Raises BenchError when there is none."""
+    if path := shutil.which(name, path=str(VENV_BIN)) or shutil.which(name):
+        return path
+    advice = "`make setup` installs it" if name in ("conduit", "envoy") else "install it with your system's packages"
+    raise BenchError(f"{name} is not installed ({VENV_BIN / name} does not exist and PATH has none): {advice}")
+
+
+def conduit(protocol: Protocol, ports: Ports, config: Path) -> Peer:
+    text = f"""\
+admin: 127.0.0.1:{ports.admin}
+outbound:
+  - listen: 127.0.0.1:{ports.listen}
+    service: echo
+services:
+  echo:
+    protocol: {protocol}
+    endpoints:
+      - 127.0.0.1:{ports.upstream}
+"""
+    return Peer("conduit", [executable("conduit"), "proxy", "--config", str(config)], text)
+
+
+def envoy(protocol: Protocol, ports: Ports, config: Path) -> Peer:
+    cluster: dict[str, object] = {
+        "name": "echo",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": "echo",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _envoy_address(ports.upstream)}}]}],
+        },
+    }
+    if protocol == "opaque":
+        network_filter = {
+            "name": "envoy.filters.network.tcp_proxy",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                "stat_prefix": "echo",
+                "cluster": "echo",
+            },
+        }
+    else:
+        options = "http2_protocol_options" if protocol == "http2" else "http_protocol_options"
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {options: {}},
+            }
+        }
+        network_filter = {
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": _envoy_http(protocol),
+        }
+    text = {
+        "admin": {"address": _envoy_address(ports.admin)},
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "echo",
+                    "address": _envoy_address(ports.listen),
+                    "filter_chains": [{"filters": [network_filter]}],
+                }
+            ],
+            "clusters": [cluster],
+        },
+    }
+    command = [executable("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning"]
+    command.append("--disable-hot-restart")
+    return Peer("envoy", command, json.dumps(text, indent=2))
+
+
+def _envoy_address(port: int) -> dict[str, object]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _envoy_http(protocol: Protocol) -> dict[str, object]:
+    router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+    manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    return {
+        "@type": f"type.googleapis.com/{manager}",
+        "stat_prefix": "echo",
+        "codec_type": "HTTP2" if protocol == "http2" else "HTTP1",
+        "route_config": {
+            "virtual_hosts": [
+                {"name": "echo", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "echo"}}]}
+            ]
+        },
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": router}}],
+    }
+
+
+def haproxy(protocol: Protocol, ports: Ports, config: Path) -> Peer:
+    version = " proto h2" if protocol == "http2" else ""
+    http = "\n    http-reuse always" if protocol != "opaque" else ""
+    text = f"""\
+global
+    nbthread 1
+    maxconn 4096
+defaults
+    mode {"tcp" if protocol == "opaque" else "http"}{http}
+    timeout connect 1s
+    timeout client 1h
+    timeout server 1h
+listen echo
+    bind 127.0.0.1:{ports.listen}{version}
+    server nginx 127.0.0.1:{ports.upstream}{version}
+"""
+    return Peer("haproxy", [executable("haproxy"), "-db", "-f", str(config)], text)
+
+
+def nghttpx(protocol: Protocol, ports: Ports, config: Path) -> Peer:
+    version = "h2" if protocol == "http2" else "http/1.1"
+    text = f"""\
+frontend=127.0.0.1,{ports.listen};no-tls
+backend=127.0.0.1,{ports.upstream};;proto={version}
+workers=1
+"""
+    return Peer("nghttpx", [executable("nghttpx"), f"--conf={config}"], text)
+
+
+Builder = Callable[[Protocol, Ports, Path], Peer]
+BUILDERS: dict[str, Builder] = {"conduit": conduit, "envoy": envoy, "haproxy": haproxy, "nghttpx": nghttpx}
+
+
+def supports(name: str, protocol: Protocol) -> bool:
+    """Whether a proxy can carry this at all: nghttpx speaks HTTP only."""
+    return not (name == "nghttpx" and protocol == "opaque")
+
+
+def build(name: str, protocol: Protocol, ports: Ports, config: Path, conduit_command: str | None = None) -> Peer:
+    """The named proxy as a Peer. `conduit_command` replaces conduit's command line for its developers
+    ({listen}, {upstream} and {config} are filled in). Raises BenchError when the program is missing."""
+    if name == "conduit" and conduit_command:
+        words = shlex.split(conduit_command)
+        filled = [word.format(listen=ports.listen, upstream=ports.upstream, config=config) for word in words]
+        return Peer("conduit", filled, "")
+    return BUILDERS[name](protocol, ports, config)

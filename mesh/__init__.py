@@ -1,0 +1,1 @@
+"""Conduit: a service mesh in Python on Trio."""

@@ -1,0 +1,116 @@
+"""Talks to the control plane's API for the commands; every failure becomes an error that says what to do.
+
+Questions are plain blocking HTTP, since a command asks one and ends; watches are websockets under Trio.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from urllib.parse import urlencode, urlsplit
+
+import click
+import httpx
+import msgspec
+import trio
+import trio_websocket
+
+from mesh.local.rendezvous import find
+from mesh.model.api import Problem
+from mesh.model.errors import ConduitError, ConfigError, ControlError
+
+ANSWER_SECONDS = 10.0
+CONNECT_SECONDS = 3.0
+Params = Mapping[str, str | int | float]
+Function = Callable[..., object]
+
+
+def control_options(function: Function) -> Function:
+    """Adds --control and --token to a command; they arrive as `control` and `token`, to be passed to `Api.find`."""
+    token = click.option("--token", help="Opens its API.  [default: CONDUIT_TOKEN, or that of the local mesh]")
+    control = click.option(
+        "--control", metavar="URL", help="The control plane.  [default: CONDUIT_CONTROL, or the local mesh]"
+    )
+    return control(token(function))
+
+
+class Api:
+    """One control plane: where it is and what opens it."""
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ControlError(f"{url!r} is not a URL of a control plane, such as http://127.0.0.1:4190")
+        self.url, self.token = url.rstrip("/"), token
+
+    @classmethod
+    def find(cls, control: str | None, token: str | None) -> Api:
+        """The one that is named, or else the local mesh's; raises ControlError where there is none."""
+        return cls(*find(control, token))
+
+    def ask(
+        self, method: str, path: str, *, params: Params | None = None, body: str = "", headers: Mapping[str, str] = {}
+    ) -> bytes:
+        """The body of a 2xx answer. Raises ConfigError for a 422 (with file, line and field), ControlError else."""
+        try:
+            answer = httpx.request(
+                method,
+                f"{self.url}{path}",
+                params=dict(params) if params else None,
+                content=body.encode() if body else None,
+                headers={"Authorization": f"Bearer {self.token}", **headers},
+                timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+                trust_env=False,  # a proxy variable may be the mesh's own, and this is not the mesh's traffic
+            )
+        except httpx.TransportError as exc:
+            raise ControlError(self._unreachable(exc)) from exc
+        if not answer.is_success:
+            raise problem(answer.status_code, answer.content, self.url)
+        return answer.content
+
+    async def watch(self, path: str, params: Params, take: Callable[[str], bool]) -> None:
+        """Hands each message to `take` until that returns False; raises ControlError where the stream cannot go on."""
+        url = f"{self.url.replace('http', 'ws', 1)}{path}?{urlencode(params)}"
+        context = ssl.create_default_context() if url.startswith("wss:") else None
+        failure: ConduitError | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                with trio.fail_after(CONNECT_SECONDS):
+                    socket = await trio_websocket.connect_websocket_url(
+                        nursery,
+                        url,
+                        ssl_context=context,
+                        extra_headers=[(b"Authorization", f"Bearer {self.token}".encode())],
+                    )
+                while take(str(await socket.get_message())):
+                    pass
+                with trio.move_on_after(1):
+                    await socket.aclose()
+            except trio_websocket.ConnectionRejected as exc:
+                failure = problem(exc.status_code, exc.body or b"", self.url)
+            except trio_websocket.ConnectionClosed as exc:
+                told = f" ({exc.reason.reason})" if exc.reason and exc.reason.reason else ""
+                failure = ControlError(f"the control plane at {self.url} ended the stream{told}")
+            except (OSError, trio.TooSlowError, trio_websocket.HandshakeError) as exc:
+                if isinstance(exc, BrokenPipeError):
+                    raise  # our reader's: the websocket has its own errors
+                failure = ControlError(self._unreachable(exc))
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    def _unreachable(self, exc: Exception) -> str:
+        return f"no control plane answers at {self.url}: {str(exc) or type(exc).__name__}; is the mesh still running?"
+
+
+def problem(status: int, body: bytes, url: str) -> ConduitError:
+    """The error that an answer other than 2xx stands for."""
+    try:
+        told = msgspec.json.decode(body, type=Problem)
+    except msgspec.DecodeError:
+        told = Problem(error=f"it answered {status}")
+    if status in (401, 403):
+        return ControlError(f"the control plane at {url} refused the token: {told.error}")
+    if told.file or told.field or status == 422:
+        return ConfigError(told.error, file=told.file, line=told.line, field=told.field)
+    return ControlError(f"the control plane at {url}: {told.error}")

@@ -1,0 +1,48 @@
+"""conduit proxy: one proxy. Imports as little as it can, because there is one such process beside every application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mesh.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mesh.model.config import ProxyConfig
+    from mesh.model.resources import TrafficPolicySpec
+
+
+@click.command(name="proxy")
+@click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The proxy.yaml to run.")
+def command(path: Path) -> int:
+    """Run one proxy in the foreground.
+
+    It runs from its file alone, or, where that has a `control:` block, as a sidecar of a mesh.
+    SIGTERM drains it: it exits when its connections are done.
+
+    \b
+    Example:
+      conduit proxy --config proxy.yaml
+    """  # noqa: D301 -- click reads the \b
+    from mesh.model.documents import load_proxy_config
+    from mesh.proxy import run
+
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot be read: {getattr(exc, 'strerror', None) or exc}", file=str(path)) from exc
+    config = load_proxy_config(text, str(path))
+    return run.main(config, policies_in(config))
+
+
+def policies_in(config: ProxyConfig) -> dict[str, TrafficPolicySpec]:
+    """The inline TrafficPolicies by service; they were checked when the file was loaded. The last one counts."""
+    import msgspec
+
+    from mesh.model.resources import TrafficPolicy, TrafficPolicySpec
+
+    specs = [one["spec"] for one in config.resources if one["kind"] == TrafficPolicy.kind]
+    policies = [msgspec.convert(spec, TrafficPolicySpec) for spec in specs]
+    return {policy.service: policy for policy in policies}

@@ -1,0 +1,108 @@
+"""What was applied over the API: kept as files, one resource each, so that it survives the control plane.
+
+All or nothing: every document is decoded, then every file written under another name, then all are renamed into place.
+What is applied goes before what stands in a watched folder, and can be deleted over the API; the latter cannot.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from mesh.control.cluster import Cluster, Held, Key, key_of
+from mesh.control.files import Files
+from mesh.model.api import ResourceStatus
+from mesh.model.documents import decode_resource, load_documents
+from mesh.model.errors import ConduitError, ConfigError
+from mesh.model.resources import API_VERSION, Resource
+
+
+class InSource(ConduitError):
+    """The resource stands in a file that a person keeps: `file`."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        super().__init__(file)
+
+
+class Applied:
+    """Writes and removes the files in `<state>/applied`, and has them read at once."""
+
+    def __init__(self, cluster: Cluster, files: Files) -> None:
+        self._cluster = cluster
+        self._files = files
+
+    def put(self, text: str, file: str) -> list[ResourceStatus]:
+        """Puts all resources in `text` in force, or raises ConfigError, which names `file`, and changes nothing."""
+        resources = [decode_resource(document) for document in load_documents(text, file)]
+        if not resources:
+            raise ConfigError("holds no resource", file=file)
+        statuses: list[ResourceStatus] = []
+        todo: dict[Path, Resource] = {}
+        for resource in resources:
+            key = key_of(resource)
+            path = self._path(key)
+            if path in todo:
+                raise ConfigError(f"{key} stands in this file twice", file=file, field="metadata.name")
+            held = self._cluster.get(key)
+            statuses.append(self._status(key, held, resource, file))
+            if held is None or held.resource != resource:
+                todo[path] = resource
+        write_all(todo, file)
+        self._files.look_at_state()
+        return statuses
+
+    def delete(self, key: Key) -> ResourceStatus | None:
+        """Takes an applied resource away; None where there is no such resource. Raises InSource where a file has it."""
+        held = self._cluster.get(key)
+        if held is None:
+            return None
+        path = Path(held.file)
+        if path.parent != self._files.applied:
+            raise InSource(held.file)
+        path.unlink(missing_ok=True)
+        self._files.look_at_state()
+        heir = self._cluster.get(key)
+        reason = f"what {heir.file} says is in force again" if heir else ""
+        return ResourceStatus(*key, result="deleted", accepted=True, reason=reason, file=held.file)
+
+    def _path(self, key: Key) -> Path:
+        # Namespace and name are DNS labels, which decoding has checked: nothing in them can lead out of the folder.
+        return self._files.applied / f"{key.kind}.{key.namespace}.{key.name}.yaml"
+
+    def _status(self, key: Key, held: Held | None, resource: Resource, file: str) -> ResourceStatus:
+        if held is None:
+            return ResourceStatus(*key, result="created", file=file)
+        if held.resource == resource:
+            return ResourceStatus(*key, result="unchanged", file=file)
+        over = "" if Path(held.file).parent == self._files.applied else f"in force in place of what {held.file} says"
+        return ResourceStatus(*key, result="configured", reason=over, file=file)
+
+
+def dump(resource: Resource) -> str:
+    """The resource as YAML, in its envelope."""
+    body: dict[str, object] = msgspec.to_builtins(resource)
+    envelope = {"apiVersion": API_VERSION, "kind": resource.kind, **body}
+    text: str = yaml.safe_dump(envelope, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def write_all(resources: dict[Path, Resource], file: str) -> None:
+    """Writes every file, or none; raises ConfigError, blaming `file`, where the disk will not have them."""
+    written: list[tuple[str, Path]] = []
+    try:
+        for path, resource in resources.items():
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=".tmp", dir=path.parent)
+            written.append((temporary, path))
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(dump(resource))
+        for temporary, path in written:
+            os.replace(temporary, path)
+    except OSError as exc:
+        for temporary, _ in written:
+            Path(temporary).unlink(missing_ok=True)
+        raise ConfigError(f"cannot be kept: {exc.strerror}", file=file) from exc

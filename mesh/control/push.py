@@ -1,0 +1,290 @@
+"""The control plane's end of the control stream: latest-wins fan-out to the proxies that are connected.
+
+General theory. For each proxy there is one *link* with a set of dirty names and one event, and nothing else that could
+grow: a change marks the names that it touches, and the link's writer, whenever the proxy takes the next message, sends
+what a name means *then*. A proxy that is slow, or stopped, skips what came in between. Taps work alike: the writer
+compares what the proxy was told with what is wanted now.
+
+Rules:
+- Whatever a proxy says is attributed to the workload of its hello. It cannot report inbound traffic of a service that
+  its workload is not behind, nor answer for names that it did not subscribe to.
+- Messages are bounded (the websocket's limit) and metered: a proxy that says too much is read more slowly.
+- A message that cannot be understood ends its link, after a Refused that says why; nothing that a proxy says ends more.
+- Silence for `silence` seconds, or a message not taken for as long, ends the link.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import assert_never
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from mesh.control.aggregate import OVERFLOW, Aggregate
+from mesh.control.cluster import Cluster, ServiceKey
+from mesh.control.link import Link
+from mesh.control.plan import MAX_NAME, plan, resolve
+from mesh.control.speech import Malformed, Meter, decode, encode
+from mesh.control.tap import Taps
+from mesh.control.websocket import Socket
+from mesh.model.api import ProxyInfo
+from mesh.model.errors import PeerError
+from mesh.model.push import (
+    HEARTBEAT_SECONDS,
+    MAX_MESSAGE,
+    SILENCE_SECONDS,
+    Ack,
+    Alive,
+    FromControl,
+    FromProxy,
+    Heartbeat,
+    Hello,
+    Nack,
+    Refused,
+    Report,
+    ServiceUpdate,
+    Subscribe,
+    Tapped,
+    TapStart,
+    TapStop,
+    Unsubscribe,
+    Welcome,
+)
+from mesh.model.reports import SeriesDelta
+
+MAX_LINKS = 10_000
+MAX_REASON = 500
+"""Characters kept of a nack's reason."""
+REFUSAL_SECONDS = 1.0
+"""How long a proxy that is being refused has to take the reason."""
+
+
+class Push:
+    """All links. `counters` count what went wrong, by reason."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        aggregate: Aggregate,
+        taps: Taps,
+        epoch: str,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
+        self.links: dict[str, Link] = {}
+        self.counters: Counter[str] = Counter()
+        self.epoch = epoch
+        self._cluster, self._aggregate, self._taps, self._log = cluster, aggregate, taps, log
+        self._heartbeat, self._silence = heartbeat, silence
+        taps.changed = self.taps_changed
+
+    def __repr__(self) -> str:
+        return f"<Push links={list(self.links)} counters={dict(self.counters)}>"
+
+    def changed(self, services: frozenset[ServiceKey]) -> None:
+        """The plan of these services may have changed: whoever subscribed to one is told."""
+        for link in self.links.values():
+            for name, key in link.subscriptions.items():
+                if key in services:
+                    link.mark(name)
+
+    def taps_changed(self) -> None:
+        """A tap has begun or ended."""
+        for link in self.links.values():
+            link.wake.set()
+
+    def proxies(self) -> list[ProxyInfo]:
+        """All that are connected, sorted by name."""
+        return [self.links[proxy].info() for proxy in sorted(self.links)]
+
+    def owners(self) -> dict[str, ServiceKey]:
+        """Whose the connected proxies are."""
+        return {proxy: link.workload for proxy, link in self.links.items()}
+
+    # --- one stream
+
+    async def serve(self, socket: Socket) -> None:
+        """One control stream, from hello to its end, whoever ends it; PeerError if it ends before its hello."""
+        first = await self._receive(socket)
+        try:
+            link = self._meet(decode(first))
+        except Malformed as error:
+            self.counters["refused"] += 1
+            self._log.warning("proxy refused", reason=str(error))
+            await socket.send(encode(Refused(str(error))), REFUSAL_SECONDS)
+            return
+        self._register(link)
+        try:
+            with link.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, link, socket)
+                    await self._read(link, socket)
+        except* PeerError as group:
+            self.counters["ended"] += 1
+            self._log.info("proxy gone", proxy=link.hello.proxy, reason=str(group.exceptions[0]))
+        finally:
+            if self.links.get(link.hello.proxy) is link:
+                del self.links[link.hello.proxy]
+                self._aggregate.forget(link.hello.proxy)
+
+    def _meet(self, hello: FromProxy) -> Link:
+        if not isinstance(hello, Hello):
+            raise Malformed("the first message must be a hello")
+        if len(self.links) >= MAX_LINKS:
+            raise Malformed(f"more than {MAX_LINKS} proxies")
+        link = Link(hello)
+        for name in hello.services:
+            link.subscribe(name)
+        return link
+
+    def _register(self, link: Link) -> None:
+        older = self.links.get(link.hello.proxy)
+        if older is not None:  # the same process is back before we noticed that its old stream is dead
+            older.scope.cancel()
+        self.links[link.hello.proxy] = link
+        self._log.info("proxy connected", proxy=link.hello.proxy, subscriptions=len(link.subscriptions))
+
+    async def _receive(self, socket: Socket) -> str | bytes:
+        with trio.move_on_after(self._silence):
+            return await socket.receive()
+        raise PeerError(f"said nothing for {self._silence:g} s")
+
+    # --- what we say
+
+    async def _write(self, link: Link, socket: Socket) -> None:
+        await self._send(socket, Welcome(self.epoch, self._cluster.version))
+        beat = trio.current_time() + self._heartbeat
+        while True:
+            with trio.move_on_at(beat):
+                await link.wake.wait()
+            link.wake = trio.Event()
+            if link.refusal:
+                await socket.send(encode(Refused(link.refusal)), REFUSAL_SECONDS)
+                return
+            while link.dirty:
+                name = next(iter(link.dirty))
+                del link.dirty[name]
+                await self._send_update(link, socket, name)
+            await self._send_taps(link, socket)
+            if trio.current_time() >= beat:
+                await self._send(socket, Heartbeat(link.pushed))
+                beat = trio.current_time() + self._heartbeat
+
+    async def _send(self, socket: Socket, message: FromControl) -> None:
+        await socket.send(encode(message), self._silence)
+
+    async def _send_update(self, link: Link, socket: Socket, name: str) -> None:
+        version = self._cluster.version
+        update = encode(ServiceUpdate(name, version, plan(self._cluster, name, link.hello.namespace)))
+        if len(update) > MAX_MESSAGE:
+            link.nacks[name] = f"too large to push: {len(update)} bytes"
+            self._log.error("update too large", proxy=link.hello.proxy, service=name, bytes=len(update))
+            return
+        link.pushed, link.pushed_at = max(link.pushed, version), trio.current_time()
+        await socket.send(update, self._silence)
+
+    async def _send_taps(self, link: Link, socket: Socket) -> None:
+        wanted = self._taps.of(link.workload)
+        for number in sorted(link.tapping - wanted.keys()):
+            link.tapping.discard(number)
+            await self._send(socket, TapStop(number))
+        for number in sorted(wanted.keys() - link.tapping):
+            link.tapping.add(number)
+            await self._send(socket, TapStart(number, wanted[number]))
+
+    # --- what the proxy says
+
+    async def _read(self, link: Link, socket: Socket) -> None:
+        meter = Meter(trio.current_time())
+        while True:
+            message = await self._receive(socket)
+            try:
+                self._take(link, decode(message))
+            except Malformed as error:
+                self.counters["refused"] += 1
+                self._log.warning("proxy refused", proxy=link.hello.proxy, reason=str(error))
+                link.refusal = str(error)
+                link.wake.set()
+                return
+            delay = meter.delay(trio.current_time(), len(message))
+            if delay > 0:
+                self.counters["metered"] += 1
+                await trio.sleep(delay)
+
+    def _take(self, link: Link, message: FromProxy) -> None:
+        match message:
+            case Hello():
+                raise Malformed("a second hello")
+            case Subscribe(name=name):
+                link.subscribe(name)
+            case Unsubscribe(name=name):
+                link.unsubscribe(name)
+            case Ack() | Nack():
+                self._take_answer(link, message)
+            case Report():
+                self._take_report(link, message)
+            case Tapped():
+                own = link.hello.workload
+                events = tuple(e if e.workload == own else replace(e, workload=own) for e in message.events)
+                tapped = replace(message, events=events)
+                self._taps.take_in(trio.current_time(), link.hello.proxy, link.workload, tapped)
+            case Alive(version=version):
+                settled = trio.current_time() - link.pushed_at > 2 * self._heartbeat
+                if version < link.pushed and settled and not link.dirty:
+                    self.counters["resynced"] += 1
+                    self._log.warning("proxy missed an update", proxy=link.hello.proxy, has=version, sent=link.pushed)
+                    for name in link.subscriptions:
+                        link.mark(name)
+            case _:
+                assert_never(message)
+
+    def _take_answer(self, link: Link, answer: Ack | Nack) -> None:
+        if answer.name not in link.subscriptions or not 0 <= answer.version <= link.pushed:
+            return
+        match answer:
+            case Ack():
+                link.acknowledged = max(link.acknowledged, answer.version)
+                link.nacks.pop(answer.name, None)
+            case Nack():
+                self.counters["nacked"] += 1
+                link.nacks[answer.name] = answer.reason[:MAX_REASON]
+                self._log.warning(
+                    "update refused",
+                    proxy=link.hello.proxy,
+                    service=answer.name,
+                    version=answer.version,
+                    reason=answer.reason[:MAX_REASON],
+                )
+
+    def _take_report(self, link: Link, report: Report) -> None:
+        def service(label: str) -> ServiceKey:
+            return self._service(label, link.hello.namespace)
+
+        series = [delta for delta in report.series if self._may_report(link, delta, service(delta.key.service))]
+        if len(series) < len(report.series):
+            self.counters["foreign"] += len(report.series) - len(series)
+            self._log.warning("reports about others' traffic dropped", proxy=link.hello.proxy)
+        self._aggregate.add(trio.current_time(), link.workload, report.seconds, series, service)
+        self._aggregate.add_tcp(link.hello.proxy, report.tcp, service)
+
+    def _may_report(self, link: Link, delta: SeriesDelta, service: ServiceKey) -> bool:
+        """Inbound traffic is reported by who serves it. Once it did, it may go on: its last report may come late."""
+        if delta.key.direction != "inbound" or service in link.behind or self._cluster.members(service) is None:
+            return True
+        if self._cluster.serves(service, *link.workload):
+            link.behind.add(service)
+            return True
+        return False
+
+    def _service(self, label: str, namespace: str) -> ServiceKey:
+        """What a report's label means: a service of the mesh, a name that was or will be one, or a place outside."""
+        if len(label) > MAX_NAME:
+            return ServiceKey("", OVERFLOW)
+        key = resolve(label, namespace)
+        if key is not None and (self._cluster.members(key) is not None or not set(label) & set(".:[")):
+            return key
+        return ServiceKey("", label)

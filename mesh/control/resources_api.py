@@ -1,0 +1,115 @@
+"""The part of the API that keeps resources: what is in force, what was refused and why, and changes to it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mesh.control.applied import Applied, InSource
+from mesh.control.cluster import Cluster, Held, Key, key_of
+from mesh.control.routes import Answer, Query, Refusal, Request, Route, answer, text
+from mesh.model.api import Problem, ResourceStatus, ResourceView
+from mesh.model.errors import ConfigError
+from mesh.model.resources import API_VERSION, KINDS, Metadata
+
+KIND = Query("kind", "Only of this kind.", choices=("", *KINDS))
+ONE = "/api/v1/resources/{kind}/{namespace}/{name}"
+FILE_HEADER = "x-conduit-file"
+DEFAULT_FILE = "(request)"
+
+
+class ResourcesApi:
+    """Handlers. Changes are in force when they are answered; writing them blocks for as long as a small file takes."""
+
+    def __init__(self, cluster: Cluster, applied: Applied) -> None:
+        self._cluster, self._applied = cluster, applied
+
+    def routes(self) -> list[Route]:
+        """Their rows of the table."""
+        everything = "/api/v1/resources"
+        return [
+            Route(
+                "GET",
+                everything,
+                "What is in force, and what was refused.",
+                list[ResourceView],
+                handler=self.get_all,
+                query=(KIND,),
+            ),
+            Route(
+                "PUT",
+                everything,
+                "Put resources in force: all of them, or none.",
+                list[ResourceStatus],
+                handler=self.put,
+                takes="application/yaml",
+                problems=(422,),
+            ),
+            Route("GET", ONE, "One resource.", ResourceView, handler=self.get, problems=(404,)),
+            Route(
+                "DELETE",
+                ONE,
+                "Take back what was put in force over the API.",
+                ResourceStatus,
+                handler=self.delete,
+                problems=(404, 409),
+            ),
+        ]
+
+    async def get_all(self, request: Request) -> Answer:
+        kind = text(request, KIND)
+        views = [view(held) for held in self._cluster.held(kind)]
+        views += [refused(status) for status in self._cluster.refusals() if status.kind in (kind, "") or not kind]
+        return answer(views)
+
+    async def get(self, request: Request) -> Answer:
+        key = key_in(request)
+        held = self._cluster.get(key)
+        if held is not None:
+            return answer(view(held))
+        for status in self._cluster.refusals():
+            if Key(status.kind, status.namespace, status.name) == key:
+                return answer(refused(status))
+        raise Refusal(404, Problem(f"there is no {key}"))
+
+    async def put(self, request: Request) -> Answer:
+        file = request.headers.get(FILE_HEADER, "")[:1024] or DEFAULT_FILE
+        try:
+            return answer(self._applied.put(request.body.decode(), file))
+        except UnicodeDecodeError as exc:
+            raise Refusal(422, Problem(f"not UTF-8 at byte {exc.start}", file=file)) from exc
+        except ConfigError as exc:
+            raise Refusal(422, Problem(exc.reason, file=exc.file, line=exc.line, field=exc.field)) from exc
+
+    async def delete(self, request: Request) -> Answer:
+        key = key_in(request)
+        try:
+            status = self._applied.delete(key)
+        except InSource as exc:
+            reason = f"{key} stands in {exc.file}: take it out there"
+            raise Refusal(409, Problem(reason, file=exc.file)) from exc
+        if status is None:
+            raise Refusal(404, Problem(f"there is no {key}"))
+        return answer(status)
+
+
+def key_in(request: Request) -> Key:
+    """The key in the path."""
+    return Key(*(request.parameters[part] for part in ("kind", "namespace", "name")))
+
+
+def view(held: Held) -> ResourceView:
+    """A resource in force, as it is shown."""
+    resource = held.resource
+    return ResourceView(
+        apiVersion=API_VERSION,
+        kind=resource.kind,
+        metadata=resource.metadata,
+        spec=msgspec.to_builtins(resource.spec),
+        status=ResourceStatus(*key_of(resource), file=held.file),
+    )
+
+
+def refused(status: ResourceStatus) -> ResourceView:
+    """What is not in force, as it is shown."""
+    metadata = Metadata(name=status.name, namespace=status.namespace)
+    return ResourceView(API_VERSION, status.kind, metadata, {}, status)

@@ -1,0 +1,1 @@
+"""The web page that shows the mesh, built to static files."""

@@ -1,0 +1,1 @@
+"""The mesh on one machine: `up`, `run` and `demo`, with no cluster."""

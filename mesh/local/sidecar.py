@@ -1,0 +1,111 @@
+"""What a replica's sidecar and application are told at start: proxy.yaml, the environment, the endpoint.   (pure)"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import msgspec
+import yaml
+
+from mesh.local.ports import LOOPBACK
+from mesh.model.config import ControlLink, InboundListener, OutboundListener, ProxyConfig
+from mesh.model.limits import Limits
+from mesh.model.resources import API_VERSION, EndpointSpec, Workload, WorkloadSpec
+
+DRAIN_SECONDS = 5.0  # on one machine nobody waits for two minutes; what has not ended by then is cut off
+DRAIN_GRACE_SECONDS = 0.1
+NO_PROXY = "localhost,127.0.0.1,::1"
+PORT_WORD = "${PORT}"
+CONDUIT = (sys.executable, "-P", "-m", "mesh.cli")
+"""How we start ourselves. -P: a folder called mesh where an application lives is not taken for ours."""
+PRIVATE = ("CONDUIT_TOKEN", "CONDUIT_CONTROL")
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Ports on loopback of one replica; `application` and `inbound` are 0 for a client, which serves nothing."""
+
+    admin: int
+    outbound: int
+    inbound: int = 0
+    application: int = 0
+
+
+def mistake(spec: WorkloadSpec) -> tuple[str, str] | None:
+    """Field and reason for which a workload, though well-formed, could not run on one machine; None where it can."""
+    if isinstance(spec.port, int) and spec.replicas > 1:
+        return "spec.replicas", f"{spec.replicas} replicas cannot share port {spec.port}: they need `port: auto`"
+    if spec.port is None and any(PORT_WORD in word for word in spec.command):
+        return "spec.command", f"{PORT_WORD} stands for nothing without `port`"
+    return None
+
+
+def service_of(workload: Workload) -> str:
+    """The service that its replicas are endpoints of."""
+    return workload.spec.service or workload.metadata.name
+
+
+def proxy_yaml(workload: Workload, ports: Ports, control: str, token: str) -> bytes:
+    """The sidecar's configuration; holds the token, so its file must be private."""
+    name, namespace = workload.metadata.name, workload.metadata.namespace
+    inbound: tuple[InboundListener, ...] = ()
+    if ports.inbound:
+        inbound = (
+            InboundListener(
+                listen=f"{LOOPBACK}:{ports.inbound}",
+                forward=f"{LOOPBACK}:{ports.application}",
+                protocol=workload.spec.protocol,
+                service=service_of(workload),
+            ),
+        )
+    config = ProxyConfig(
+        admin=f"{LOOPBACK}:{ports.admin}",
+        outbound=(OutboundListener(listen=f"{LOOPBACK}:{ports.outbound}"),),
+        inbound=inbound,
+        limits=Limits(drain_timeout=DRAIN_SECONDS, drain_grace=DRAIN_GRACE_SECONDS),
+        control=ControlLink(url=control, token=token, workload=name, namespace=namespace),
+        name=name,
+    )
+    told = {key: value for key, value in msgspec.to_builtins(config).items() if value not in ("", [], {}, None)}
+    usual = msgspec.to_builtins(Limits())
+    told["limits"] = {key: value for key, value in told["limits"].items() if value != usual[key]}
+    return yaml.safe_dump(told, sort_keys=False).encode()
+
+
+def command(workload: Workload, ports: Ports) -> list[str]:
+    """argv of the application: `python` is the interpreter we run with, ${PORT} the port it must listen on."""
+    words = [word.replace(PORT_WORD, str(ports.application)) for word in workload.spec.command]
+    if words[0] in ("python", "python3"):
+        words[0] = sys.executable
+    return words
+
+
+def environment(workload: Workload, ports: Ports, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The application's environment: ours without our secrets, the way into the mesh, and what its author wants."""
+    proxy = f"http://{LOOPBACK}:{ports.outbound}"
+    told = {key: value for key, value in inherited.items() if key not in PRIVATE}
+    told |= {"http_proxy": proxy, "HTTP_PROXY": proxy, "grpc_proxy": proxy, "no_proxy": NO_PROXY, "NO_PROXY": NO_PROXY}
+    told |= {"CONDUIT_WORKLOAD": workload.metadata.name}
+    told.setdefault("PYTHONUNBUFFERED", "1")  # its lines should appear when they are printed
+    if ports.application:
+        told["PORT"] = str(ports.application)
+    return told | workload.spec.environment
+
+
+def endpoint_yaml(workload: Workload, replica: str, ports: Ports, pid: int) -> bytes:
+    """The Endpoint that tells the control plane about a replica whose application answers."""
+    spec = EndpointSpec(
+        service=service_of(workload),
+        workload=workload.metadata.name,
+        address=f"{LOOPBACK}:{ports.inbound}",
+        version=workload.spec.version,
+        protocol=workload.spec.protocol,
+        pid=pid,
+    )
+    resource = {
+        "apiVersion": API_VERSION,
+        "kind": "Endpoint",
+        "metadata": {"name": replica, "namespace": workload.metadata.namespace},
+        "spec": msgspec.to_builtins(spec),
+    }
+    return yaml.safe_dump(resource, sort_keys=False).encode()

@@ -1,0 +1,120 @@
+"""proxy.yaml: what one proxy is told at start. The fields are a contract with scripts; see docs and DESIGN section 5."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from mesh.model.limits import Limits
+
+
+class Protocol(enum.StrEnum):
+    """How to speak to an application. `DETECT` follows what the client speaks."""
+
+    DETECT = "detect"
+    HTTP1 = "http1"
+    HTTP2 = "http2"
+    OPAQUE = "opaque"
+
+
+class TlsMode(enum.StrEnum):
+    """What an inbound listener with TLS does about plain text: `STRICT` refuses, `PERMISSIVE` serves it."""
+
+    STRICT = "strict"
+    PERMISSIVE = "permissive"
+
+
+class TlsFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PEM files: our chain, our key, and the anchors that the peer must be signed by."""
+
+    cert: str
+    key: str
+    ca: str
+
+
+class InboundTls(TlsFiles, frozen=True, forbid_unknown_fields=True):
+    mode: TlsMode = TlsMode.STRICT
+
+
+class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One address (`host:port`, `[v6]:port`) that answers for a service. `weight` 0 takes no new requests.
+
+    `identity` is the DNS identity that its certificate must carry; `workload` and `version` are for showing only.
+    """
+
+    address: str
+    weight: int = 1
+    identity: str = ""
+    workload: str = ""
+    version: str = ""
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Seconds; 0 means the proxy's own limit. `request` spans from head to last byte, all tries included."""
+
+    connect: float = 0.0
+    request: float = 0.0
+    idle: float = 0.0
+
+
+class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All that a proxy must know to send a request to a service: what the control plane pushes, proxy.yaml spells out."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...] = ()
+    protocol: Protocol = Protocol.DETECT
+    timeouts: Timeouts = Timeouts()
+    namespace: str = ""
+
+
+class OutboundListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Takes traffic from our application. Without `service` the target is the HTTP authority or the CONNECT target."""
+
+    listen: str
+    service: str = ""
+
+
+class InboundListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Takes traffic from others and hands it to our application at `forward`."""
+
+    listen: str
+    forward: str
+    protocol: Protocol = Protocol.DETECT
+    service: str = ""
+    """The name that this application's metrics carry; the address in `forward` where it is empty."""
+    tls: InboundTls | None = None
+
+
+class ServiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One value of `services:` in proxy.yaml, as written; an endpoint may be a bare `host:port`."""
+
+    endpoints: tuple[str | Endpoint, ...] = ()
+    protocol: Protocol = Protocol.DETECT
+    tls: TlsFiles | None = None
+
+
+class ControlLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where this proxy's control plane is and as whom it speaks there."""
+
+    url: str
+    """http(s)://host:port"""
+    token: str
+    workload: str
+    namespace: str = "default"
+
+
+class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of proxy.yaml."""
+
+    admin: str = ""
+    """host:port of /metrics, /ready, /live, /tasks; loopback only; empty: none."""
+    outbound: tuple[OutboundListener, ...] = ()
+    inbound: tuple[InboundListener, ...] = ()
+    services: dict[str, ServiceEntry] = {}
+    resources: tuple[dict[str, object], ...] = ()
+    limits: Limits = Limits()
+    control: ControlLink | None = None
+    name: str = ""
+    """Shown as the proxy's workload in logs and taps."""
+    http2_codec: str = "ngh2"

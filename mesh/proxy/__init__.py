@@ -1,0 +1,1 @@
+"""The data plane: the sidecar that carries every byte between two services."""

@@ -1,0 +1,330 @@
+"""Supervises ONE accepted connection through its phases: detect, TLS, serve; each under a deadline, all in one scope.
+
+Detection and handshakes happen here, with Trio's own waits, before the reactor has the socket; while the reactor serves it,
+this task is parked. After an HTTP/1.1 CONNECT the socket comes back and what is inside is detected like any connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import NamedTuple
+
+import trio
+
+from mesh.model.config import Protocol
+from mesh.model.limits import Limits
+from mesh.proxy.dial import ConnectFailed, dial, send_all
+from mesh.proxy.downstream import Downstream, Listener, Shared
+from mesh.proxy.reactor import Channel, Reactor
+from mesh.proxy.rescue import Reason
+from mesh.proxy.supervise import serve_channel
+from mesh.proxy.tunnel import join
+from mesh.proxy.upstream import Cluster, Endpoint
+from mesh.wire.codec import Codec, Role
+from mesh.wire.http1 import Http1
+from mesh.wire.sniff import Verdict, sniff
+from mesh.wire.tls import Tls, TlsError
+
+EARLY = 0.1
+"""Seconds of a client's silence after which the application is dialled, in case it is the one that speaks first."""
+READ = 64 * 1024
+
+
+class Accepting(NamedTuple):
+    """What connections need beyond what HTTP needs: how to build a codec, TLS of the listener."""
+
+    shared: Shared
+    reactor: Reactor
+    http2: Callable[[Role, Limits], Codec]
+    tls: ssl.SSLContext | None
+    permissive: bool
+
+
+class Connection:
+    """One accepted socket and where it stands. `downstream` is set while it serves HTTP, for drain."""
+
+    __slots__ = ("_how", "_limits", "_tls", "downstream", "listener", "number", "peer", "sock")
+
+    def __init__(self, how: Accepting, listener: Listener, sock: socket.socket, peer: str, number: int) -> None:
+        self._how = how
+        self._limits = how.shared.limits
+        self._tls: Tls | None = None
+        self.listener = listener
+        self.sock = sock
+        self.peer = peer
+        self.number = number
+        self.downstream: Downstream | None = None
+
+    async def run(self) -> None:
+        """Serve it to its end. The socket is closed whatever happens."""
+        with self.sock:
+            data = b""
+            if self._how.tls is not None:
+                data = await self._secure(self._how.tls)
+            target = self.listener.cluster
+            while True:
+                found = await self._detect(target, data)
+                if found is None:
+                    return
+                verdict, data, early = found
+                if verdict not in (Verdict.HTTP1, Verdict.HTTP2):
+                    await self._tunnel(target, data, early)
+                    return
+                after = await self._serve(verdict, target, data)
+                if after is None:
+                    return
+                target, data = after
+
+    # --- phases ------------------------------------------------------------------------------------------------------
+
+    async def _secure(self, context: ssl.SSLContext) -> bytes:
+        """TLS, where the first bytes say so; plain text where the listener permits. Returns plain bytes read so far.
+
+        A refusal is counted and raised as TlsError."""
+        reports = self._how.shared.reports
+        try:
+            with trio.fail_after(self._limits.handshake_timeout):
+                data = await self._read()
+                while data and sniff(data) is Verdict.MORE and data[0] == 0x16:
+                    data += await self._more()
+                if self._how.permissive and data[:1] != b"\x16":
+                    return data
+                tls = Tls(context, True)
+                try:
+                    while not tls.handshake(data):
+                        await send_all(self.sock, tls.take())
+                        data = await self._more()
+                finally:
+                    await send_all(self.sock, tls.take())
+        except TlsError as exc:
+            reports.refuse(f"tls_{exc.reason}", self.listener.direction)
+            raise Ended from exc
+        except trio.TooSlowError:
+            reports.refuse("tls_timeout", self.listener.direction)
+            raise Ended from None
+        self._tls = tls
+        return tls.receive(b"")
+
+    async def _detect(self, target: Cluster | None, data: bytes) -> tuple[Verdict, bytes, Early | None] | None:
+        """What the client speaks, with the bytes read to find out; None if it left without a word."""
+        protocol = target.spec.protocol if target is not None else Protocol.DETECT
+        if protocol is Protocol.OPAQUE:
+            return Verdict.OPAQUE, data, None
+        with trio.move_on_after(self._limits.detect_timeout):
+            while (verdict := sniff(data)) is Verdict.MORE:
+                if not data and target is not None and protocol is Protocol.DETECT:
+                    chunk, early = await self._watch_both(target)
+                    if early is not None:
+                        return Verdict.OPAQUE, chunk, early
+                else:
+                    chunk = await self._read()
+                if not chunk:
+                    return (Verdict.OPAQUE, data, None) if data else None
+                data += chunk
+            return verdict, data, None
+        if not data and (target is None or protocol is not Protocol.DETECT):
+            self._how.shared.reports.refuse("silent_client", self.listener.direction)
+            return None
+        return Verdict.OPAQUE, data, None
+
+    async def _watch_both(self, target: Cluster) -> tuple[bytes, Early | None]:
+        """The client's first bytes; or, after EARLY of its silence, the application's, if those come first."""
+        with trio.move_on_after(EARLY):
+            return await self._read(), None
+        early: Early | None = None
+        chunk: bytes | None = None
+
+        async def application_speaks() -> None:
+            nonlocal early
+            try:
+                endpoint, sock, tls = await self._dial(target)
+            except ConnectFailed:
+                return  # it will be dialled again, and the failure told, when the client wants something
+            try:
+                first = await _read(sock, tls)
+            except BaseException:
+                sock.close()
+                endpoint.load.pending -= 1
+                raise
+            early = Early(endpoint, sock, tls, first)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(application_speaks, name="early dial")
+            chunk = await self._read()
+            nursery.cancel_scope.cancel()
+        if early is not None and chunk is not None:  # both spoke at once
+            early.sock.close()
+            early.endpoint.load.pending -= 1
+            early = None
+        return chunk or b"", early
+
+    async def _serve(self, verdict: Verdict, target: Cluster | None, data: bytes) -> tuple[Cluster, bytes] | None:
+        """HTTP until the connection ends, or a CONNECT turns it into something else: its target, and bytes read."""
+        how, limits = self._how, self._limits
+        channel = Channel(how.reactor, self.sock, self._tls)
+        codec = how.http2(Role.SERVER, limits) if verdict is Verdict.HTTP2 else Http1(Role.SERVER, limits)
+        identities = self._tls.peer_identities if self._tls is not None else ()
+        downstream = Downstream(
+            how.shared,
+            self.listener,
+            channel,
+            codec,
+            number=self.number,
+            peer=self.peer,
+            identity=identities[0] if identities else "",
+            tls="disabled" if self._tls is None else "true" if identities else "no_identity",
+            target=target,
+        )
+        self.downstream = downstream
+        counted = how.shared.reports.connections(self.listener.direction, target.name if target is not None else "")
+        counted.opened += 1
+        codec.start()
+        try:
+            channel.attach(downstream.leg, data)
+            if isinstance(codec, Http1) and target is None:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._parked, downstream, nursery.cancel_scope, name="parked")
+                    await downstream.handed_over.wait()
+                    nursery.cancel_scope.cancel()
+            else:
+                await self._parked(downstream)
+            if channel.failure is not None:
+                raise channel.failure
+            if downstream.tunnel_to is None or not isinstance(codec, Http1) or channel.ended.is_set():
+                return None
+            how.reactor.settle()
+            left = codec.detach()
+            rest = channel.backlog
+            channel.detach()
+            await send_all(self.sock, bytes(rest))
+            return downstream.tunnel_to, left
+        finally:
+            self.downstream = None
+            channel.end("the proxy closed the connection")
+            how.reactor.settle()
+            counted.end(channel.read_bytes, channel.write_bytes)
+
+    async def _parked(self, downstream: Downstream, scope: trio.CancelScope | None = None) -> None:
+        channel = downstream.leg.channel
+
+        def close() -> None:
+            downstream.drain(True)
+
+        await serve_channel(channel, lambda: not downstream.exchanges, self._limits.idle_http, close)
+        if scope is not None:
+            scope.cancel()
+
+    async def _tunnel(self, target: Cluster | None, data: bytes, early: Early | None) -> None:
+        """Opaque bytes between the client and an endpoint of `target`."""
+        how, reports = self._how, self._how.shared.reports
+        if target is None:
+            reports.refuse("no_target", self.listener.direction)
+            return
+        clock = how.shared.clock
+        started = clock()
+        scope = reports.scope(self.listener.direction, target.name, "", "disabled" if self._tls is None else "true")
+        try:
+            endpoint, sock, tls = (early.endpoint, early.sock, early.tls) if early else await self._dial(target)
+        except ConnectFailed as exc:
+            reports.refuse(exc.kind.value, self.listener.direction)
+            reports.record(scope, "tcp", 0, -1, "failed", exc.kind.value, clock() - started, clock() - started)
+            return
+        connected = clock()
+        counted = reports.connections(self.listener.direction, target.name)
+        counted.opened += 1
+        ours, theirs = Channel(how.reactor, self.sock, self._tls), Channel(how.reactor, sock, tls)
+        try:
+            with sock:
+                pipe, _ = join(ours, theirs, data, early.first if early else b"")
+                if early is not None and not early.first:
+                    theirs.handler.received(b"")
+                idle = self._limits.idle_tcp
+                await serve_channel(ours, lambda: theirs.active_at + idle <= clock(), idle, lambda: ours.end("idle"))
+                await serve_channel(theirs, lambda: True, idle, lambda: theirs.end("idle"))
+        finally:
+            ours.end("the proxy closed the connection")
+            theirs.end("the proxy closed the connection")
+            endpoint.load.pending -= 1
+            counted.end(ours.read_bytes, ours.write_bytes)
+        outcome = "failed" if pipe.reason else "completed"
+        reports.record(scope, "tcp", 0, -1, outcome, "", connected - started, clock() - started)
+
+    async def _dial(self, target: Cluster) -> tuple[Endpoint, socket.socket, Tls | None]:
+        """A connection to one endpoint, which counts as pending there until the caller is done. Raises ConnectFailed."""
+        limits, clock = self._limits, self._how.shared.clock
+        tried: list[Endpoint] = []
+        failure = ConnectFailed(Reason.NO_ENDPOINTS, f"no endpoint of {target.name} is ready", target.name)
+        with trio.move_on_after(limits.pending_timeout):
+            while len(tried) < limits.connect_attempts:
+                target.refresh(clock())
+                endpoint = target.balancer.choose(tried)
+                if endpoint is None:
+                    await target.changed.wait()
+                    continue
+                if endpoint in tried:
+                    break
+                endpoint.load.pending += 1
+                began = clock()
+                try:
+                    sock, tls = await dial(
+                        endpoint.address,
+                        connect_timeout=target.spec.timeouts.connect or limits.connect_timeout,
+                        handshake_timeout=limits.handshake_timeout,
+                        tls=target.tls and target.tls.http1,
+                        identity=endpoint.spec.identity,
+                    )
+                except ConnectFailed as exc:
+                    endpoint.load.pending -= 1
+                    tried.append(endpoint)
+                    failure = exc
+                except BaseException:
+                    endpoint.load.pending -= 1
+                    raise
+                else:
+                    endpoint.load.observe(clock() - began, clock())
+                    return endpoint, sock, tls
+        raise failure
+
+    # --- bytes before the reactor ------------------------------------------------------------------------------------
+
+    async def _read(self) -> bytes:
+        """Plain bytes from the client; empty when it has closed."""
+        return await _read(self.sock, self._tls)
+
+    async def _more(self) -> bytes:
+        data = await _read(self.sock, None)
+        if not data:
+            raise Ended
+        return data
+
+
+class Early(NamedTuple):
+    """An application that spoke first: how it was reached, and what it said (empty: it closed)."""
+
+    endpoint: Endpoint
+    sock: socket.socket
+    tls: Tls | None
+    first: bytes
+
+
+class Ended(Exception):
+    """The client left, or was refused, before anything could be served; it is counted already."""
+
+
+async def _read(sock: socket.socket, tls: Tls | None) -> bytes:
+    while True:
+        try:
+            data = sock.recv(READ)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)
+            continue
+        except OSError:
+            return b""
+        if tls is None or not data:
+            return data
+        plain = tls.receive(data)
+        if plain or tls.eof:
+            return plain

@@ -1,0 +1,138 @@
+"""Make one connection to an endpoint: resolve, connect, TLS, each under its deadline."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from typing import NamedTuple
+
+import trio
+
+from mesh.model.errors import PeerError
+from mesh.proxy.rescue import Reason
+from mesh.proxy.route import split_address
+from mesh.wire.tls import Tls, TlsError, verify_identity
+
+
+class ClientTls(NamedTuple):
+    """How to dial with TLS: one context for each protocol that ALPN (RFC 7301) then asks for."""
+
+    http2: ssl.SSLContext
+    http1: ssl.SSLContext
+
+
+class ConnectFailed(PeerError):
+    """An endpoint could not be reached; `reason` says at which step, `str()` why."""
+
+    def __init__(self, kind: Reason, detail: str, peer: str) -> None:
+        super().__init__(detail, peer=peer)
+        self.kind = kind
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+async def dial(
+    address: str,
+    *,
+    connect_timeout: float,
+    handshake_timeout: float,
+    tls: ssl.SSLContext | None = None,
+    identity: str = "",
+) -> tuple[socket.socket, Tls | None]:
+    """A connected, non-blocking socket to `address` (`host:port`) and its TLS, whose handshake is complete.
+
+    Raises ConnectFailed, also for a deadline (both in seconds). With `identity` the peer's certificate must carry it.
+    """
+    try:
+        with trio.fail_after(connect_timeout):
+            sock = await connect(address)
+    except trio.TooSlowError:
+        raise ConnectFailed(Reason.CONNECT_FAILED, f"connect took over {connect_timeout:.3g} s", address) from None
+    except OSError as exc:
+        raise ConnectFailed(Reason.CONNECT_FAILED, exc.strerror or str(exc), address) from exc
+    if tls is None:
+        return sock, None
+    try:
+        with trio.fail_after(handshake_timeout):
+            return sock, await _handshake(sock, Tls(tls, False), identity)
+    except trio.TooSlowError:
+        sock.close()
+        raise ConnectFailed(Reason.TLS_FAILED, f"TLS handshake took over {handshake_timeout:.3g} s", address) from None
+    except (TlsError, OSError) as exc:
+        sock.close()
+        raise ConnectFailed(Reason.TLS_FAILED, f"TLS: {exc}", address) from exc
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def connect(address: str) -> socket.socket:
+    """A connected, non-blocking TCP socket with TCP_NODELAY. Raises OSError; its owner sets the deadline."""
+    host, port = split_address(address)
+    error: OSError | None = None
+    for family, target in await resolve(host, port):
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            try:
+                sock.connect(target)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(sock)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code:
+                    raise OSError(code, os.strerror(code)) from None
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as exc:
+            sock.close()
+            error = exc
+            continue
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    raise error or OSError(f"no address for {host}")
+
+
+Target = tuple[str, int] | tuple[str, int, int, int]
+
+
+async def resolve(host: str, port: int) -> list[tuple[int, Target]]:
+    """Families and socket addresses for a host name or literal; a literal costs no thread. Raises OSError."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return [(family, (host, port))]
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, target) for family, _, _, _, target in found]  # type: ignore[misc]
+
+
+async def _handshake(sock: socket.socket, tls: Tls, identity: str) -> Tls:
+    data = b""
+    while True:
+        try:
+            complete = tls.handshake(data)
+        finally:
+            await send_all(sock, tls.take())
+        if complete:
+            break
+        await trio.lowlevel.wait_readable(sock)
+        data = sock.recv(16 * 1024)
+        if not data:
+            raise TlsError("closed", "the peer closed the connection during the handshake")
+    if identity:
+        verify_identity(tls, identity)
+    return tls
+
+
+async def send_all(sock: socket.socket, data: bytes) -> None:
+    """Send all of `data` on a non-blocking socket that the reactor does not have."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[sock.send(rest) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)

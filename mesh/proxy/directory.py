@@ -1,0 +1,142 @@
+"""Names -> clusters: what the applications here may ask for, as proxy.yaml or the control plane has told it.
+
+A name that nobody has asked for yet is asked of the control plane, once; requests wait in its cluster until the answer. What
+the mesh does not know is reached by its own address, outside the mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from mesh.model.config import Endpoint, Service
+from mesh.model.errors import ConduitError
+from mesh.proxy.dial import ClientTls
+from mesh.proxy.route import own_address, service_name
+from mesh.proxy.upstream import Cluster, Shared
+
+NAMES = 4096
+"""Authorities remembered; an application that invents more starts over, which costs it a look-up, and us no memory."""
+
+
+class NotAnAuthority(ConduitError):
+    """What a request names is no host; `str()` says why."""
+
+
+class Loop(ConduitError):
+    """What a request names is this proxy itself."""
+
+
+class Directory:
+    """All outbound clusters of a proxy. `ask` has the control plane asked for a name; None where there is none.
+
+    `own` are this proxy's listening addresses, which nothing may be sent to."""
+
+    def __init__(self, shared: Shared, ask: Callable[[str], None] | None) -> None:
+        self.shared = shared
+        self.ask = ask
+        self.own: set[str] = set()
+        self.services: dict[str, Cluster] = {}
+        self.outside: dict[str, Cluster] = {}
+        self._unknown: set[str] = set()
+        self._by_authority: dict[tuple[bytes, bytes], Cluster] = {}
+        self._nursery: trio.Nursery | None = None
+        self._to_start: list[Cluster] = []
+
+    def resolve(self, authority: bytes, scheme: bytes) -> Cluster:
+        """The cluster for an authority. Raises NotAnAuthority or Loop."""
+        key = (authority, scheme)
+        cluster = self._by_authority.get(key)
+        if cluster is None:
+            cluster = self._resolve(authority.decode("latin-1"), 443 if scheme == b"https" else 80)
+            if len(self._by_authority) >= NAMES:
+                self._by_authority.clear()
+            self._by_authority[key] = cluster
+        return cluster
+
+    def _resolve(self, authority: str, port: int) -> Cluster:
+        try:
+            name = service_name(authority)
+            address = own_address(authority, port)
+        except ValueError as exc:
+            raise NotAnAuthority(str(exc)) from exc
+        if address in self.own:
+            raise Loop(f"{address} is this proxy itself")
+        cluster = self.services.get(name)
+        if cluster is not None:
+            return cluster
+        if self.ask is None or name in self._unknown or _is_address(name):
+            return self._outside(address)
+        cluster = self.services[name] = self._start(Cluster(self.shared, Service(name), configured=False))
+        self.ask(name)
+        return cluster
+
+    def _outside(self, address: str) -> Cluster:
+        cluster = self.outside.get(address)
+        if cluster is None:
+            if len(self.outside) >= NAMES:
+                self._forget_outside()
+            cluster = Cluster(self.shared, Service(address, (Endpoint(address),)))
+            self.outside[address] = self._start(cluster)
+        return cluster
+
+    def _forget_outside(self) -> None:
+        for cluster in self.outside.values():
+            cluster.retire()
+        self.outside.clear()
+        self._by_authority.clear()
+
+    def add(self, service: Service, tls: ClientTls | None = None) -> Cluster:
+        """A service that is known from the start."""
+        cluster = self.services[service.name] = self._start(Cluster(self.shared, service, tls=tls))
+        return cluster
+
+    def apply(self, name: str, service: Service | None) -> None:
+        """The control plane says what `name` is now; None: not in the mesh."""
+        self._by_authority.clear()
+        cluster = self.services.get(name)
+        if service is None:
+            self._unknown.add(name)
+            if cluster is not None and not cluster.configured:
+                # whoever waits is for an address outside; each waiting request knows its own port
+                del self.services[name]
+                for exchange in list(cluster.waiting):
+                    outside = self.resolve(exchange.head.authority, exchange.head.scheme)
+                    exchange.move_to(outside, self.shared.reactor.clock())
+                cluster.retire()
+            elif cluster is not None:
+                cluster.update(Service(cluster.name))
+            self.shared.reactor.settle()
+            return
+        self._unknown.discard(name)
+        if cluster is None:
+            cluster = self.services[name] = self._start(Cluster(self.shared, service))
+        cluster.configured = True
+        cluster.update(service)
+        self.shared.reactor.settle()
+
+    def _start(self, cluster: Cluster) -> Cluster:
+        if self._nursery is not None:
+            self._nursery.start_soon(cluster.run, name=cluster.name)
+        else:
+            self._to_start.append(cluster)
+        return cluster
+
+    async def run(self) -> None:
+        """Hold the clusters' tasks until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for cluster in self._to_start:
+                nursery.start_soon(cluster.run, name=cluster.name)
+            self._to_start = []
+            await trio.sleep_forever()
+
+    def host_inbound(self, cluster: Cluster) -> Cluster:
+        """Hold the task of an inbound cluster, which has no name to be found by."""
+        return self._start(cluster)
+
+
+def _is_address(name: str) -> bool:
+    return name == "localhost" or ":" in name or name.replace(".", "").isdigit()
+

@@ -1,0 +1,238 @@
+"""The client's end of an HTTP connection: turns the codec's events into exchanges and takes their reports. Hot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import trio
+
+from mesh.model.limits import Limits
+from mesh.proxy import taps as tap_events
+from mesh.proxy.deadlines import Deadlines
+from mesh.proxy.directory import Directory, Loop, NotAnAuthority
+from mesh.proxy.exchange import DONE, Exchange
+from mesh.proxy.leg import Leg
+from mesh.proxy.reactor import Channel
+from mesh.proxy.report import Reports, Scope
+from mesh.proxy.rescue import Reason, response, sentence
+from mesh.proxy.taps import Taps
+from mesh.proxy.upstream import Cluster
+from mesh.wire.codec import Broken, Codec, Data, Event, GoAway, Refused, Request, Reset, Trailers
+from mesh.wire.head import Head
+
+
+class Listener(NamedTuple):
+    """What all connections of one listener share. `cluster` is None where the request says whom it is for."""
+
+    direction: str
+    address: str
+    cluster: Cluster | None
+    directory: Directory
+
+
+class Shared(NamedTuple):
+    """What all downstream connections of a proxy use."""
+
+    limits: Limits
+    deadlines: Deadlines
+    reports: Reports
+    taps: Taps
+    clock: Callable[[], float]
+
+
+class Downstream:
+    """One accepted connection that speaks HTTP.
+
+    `identity` and `tls` say who the peer is; `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw connection
+    then belongs to the supervisor again (`over_to_supervisor`).
+    """
+
+    __slots__ = (
+        "_scopes",
+        "clock",
+        "deadlines",
+        "draining",
+        "exchanges",
+        "handed_over",
+        "identity",
+        "leg",
+        "limits",
+        "listener",
+        "number",
+        "peer",
+        "protocol",
+        "reports",
+        "taps",
+        "target",
+        "tls",
+        "tunnel_to",
+    )
+
+    def __init__(
+        self,
+        shared: Shared,
+        listener: Listener,
+        channel: Channel,
+        codec: Codec,
+        *,
+        number: int,
+        peer: str,
+        identity: str = "",
+        tls: str = "disabled",
+        target: Cluster | None = None,
+    ) -> None:
+        self.limits = shared.limits
+        self.deadlines = shared.deadlines
+        self.reports = shared.reports
+        self.taps = shared.taps
+        self.clock = shared.clock
+        self.listener = listener
+        self.target = target or listener.cluster
+        self.number = number
+        self.peer = peer
+        self.identity = identity
+        self.tls = tls
+        self.protocol = codec.name
+        self.leg = Leg(channel, codec, self, shared.limits)
+        self.exchanges: dict[int, Exchange] = {}
+        self._scopes: dict[Cluster, Scope] = {}
+        self.tunnel_to: Cluster | None = None
+        self.handed_over = trio.Event()
+        self.draining = False
+
+    def __repr__(self) -> str:
+        return f"<Downstream {self.number} {self.protocol} from {self.peer}, {len(self.exchanges)} exchanges>"
+
+    def handle(self, events: list[Event]) -> None:
+        """Events of the codec, in order."""
+        now = self.clock()
+        exchanges = self.exchanges
+        for event in events:
+            kind = type(event)
+            if kind is Request:
+                self._begin(event, now)  # type: ignore[arg-type]
+            elif kind is Data:
+                exchange = exchanges.get(event.stream)  # type: ignore[union-attr]
+                if exchange is not None:
+                    exchange.request_data(event.data, event.end, now)  # type: ignore[union-attr]
+                elif event.data:  # type: ignore[union-attr]
+                    self.leg.codec.acknowledge(event.stream, len(event.data))  # type: ignore[union-attr]
+            else:
+                self._handle_rare(event, now)
+
+    def _handle_rare(self, event: Event, now: float) -> None:
+        match event:
+            case Trailers(stream, fields):
+                if exchange := self.exchanges.get(stream):
+                    exchange.request_trailers(fields, now)
+            case Reset(stream):
+                if exchange := self.exchanges.get(stream):
+                    exchange.client_reset(now)
+            case Refused(stream, reason):
+                self.reports.refuse(reason, self.listener.direction)
+                if exchange := self.exchanges.get(stream):
+                    exchange.client_reset(now)
+            case GoAway():
+                pass  # it will open no more streams with us as the client of its pushes: we never push (RFC 9113 section 6.8)
+            case Broken(reason):
+                self.reports.refuse(reason, self.listener.direction)
+                for exchange in list(self.exchanges.values()):
+                    exchange.client_reset(now)
+            case _:
+                raise AssertionError(f"a client cannot send {event!r}")
+
+    def _begin(self, event: Request, now: float) -> None:
+        head, stream = event.head, event.stream
+        cluster = self.target
+        exchange = Exchange(self, stream, head, event.end, now)
+        if self.protocol == "http2":
+            content_type = head.get(b"content-type")
+            if content_type is not None and content_type.startswith(b"application/grpc"):
+                exchange.is_grpc = True
+        if cluster is None:
+            cluster = self._named(exchange, head, now)
+            if cluster is None:
+                return
+        exchange.cluster = cluster
+        self.exchanges[stream] = exchange
+        if self.taps.active:
+            exchange.watchers = self.taps.watchers(cluster.name, head)
+            if exchange.watchers:
+                tap_events.requested(exchange)
+        timeout = cluster.request_timeout
+        if timeout:
+            exchange.deadline = now + timeout
+        cluster.assign(exchange, now)
+        if exchange.state is not DONE:
+            exchange.arm(now)
+
+    def _named(self, exchange: Exchange, head: Head, now: float) -> Cluster | None:
+        """The cluster for what the request names; None if it was answered here, or is a CONNECT."""
+        try:
+            cluster = self.listener.directory.resolve(head.authority, head.scheme)
+        except (NotAnAuthority, Loop) as exc:
+            reason = Reason.LOOP if isinstance(exc, Loop) else Reason.UNKNOWN_AUTHORITY
+            self._refuse(exchange, reason, str(exc), now)
+            return None
+        if head.method != b"CONNECT":
+            return cluster
+        if self.protocol != "http1":
+            self._refuse(exchange, Reason.UNSUPPORTED, "CONNECT is served over HTTP/1.1 only", now)
+            return None
+        self.leg.codec.send_response(exchange.stream, Head.response(200), False)
+        self.tunnel_to = cluster
+        self.handed_over.set()
+        return None
+
+    def _refuse(self, exchange: Exchange, reason: Reason, cause: str, now: float) -> None:
+        """Answer a request that has no cluster, and so no exchange to be an error of."""
+        name = exchange.head.authority.decode("latin-1")
+        head, body = response(reason, sentence(name or "(none)", "", cause), grpc=exchange.is_grpc)
+        self.leg.codec.send_response(exchange.stream, head, not body)
+        if body:
+            self.leg.codec.send_data(exchange.stream, body, True)
+        self.leg.recheck = True
+        self.reports.refuse(reason.value, self.listener.direction)
+        scope = self.reports.scope(self.listener.direction, "(none)", "", self.tls)
+        self.reports.record(scope, self.protocol, head.status, -1, "failed", reason.value, 0.0, self.clock() - now)
+
+    def over(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """An exchange is done: forget it and record what it was."""
+        self.exchanges.pop(exchange.stream, None)
+        if self.protocol == "http1":
+            self.leg.recheck = True
+            self.leg.channel.mark()
+        cluster, endpoint = exchange.cluster, exchange.endpoint
+        if self.listener.direction == "outbound":
+            scope = endpoint.scope if endpoint is not None else cluster.scope
+        else:
+            scope = self._scopes.get(cluster)  # type: ignore[assignment]
+            if scope is None:
+                scope = self._scopes[cluster] = self.reports.scope("inbound", cluster.name, self.identity, self.tls)
+        started = exchange.started_at
+        self.reports.record(
+            scope,
+            "grpc" if exchange.is_grpc else self.protocol,
+            exchange.status,
+            exchange.grpc_status,
+            outcome,
+            exchange.error,
+            (exchange.answered_at or now) - started,
+            now - started,
+        )
+        if exchange.watchers:
+            tap_events.ended(exchange, outcome, now)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone: nothing that was asked on it is wanted any more."""
+        now = self.clock()
+        for exchange in list(self.exchanges.values()):
+            exchange.client_reset(now)
+        self.handed_over.set()
+
+    def drain(self, final: bool) -> None:
+        """Tell the client to go elsewhere; `final` ends what is idle."""
+        self.draining = True
+        self.leg.codec.shutdown(final)
+        self.leg.channel.mark()

@@ -1,0 +1,114 @@
+"""The proxy's series in Prometheus' terms, named and labelled as linkerd-proxy names them, so that its dashboards work.
+
+`conduit_*` are ours. Rendering is prometheus-client's; it is imported at the first scrape, since most sidecars never see one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mesh.model.reports import LATENCY_BOUNDS_MS, LINKERD_BOUNDS_MS
+from mesh.proxy.report import Reports, Series
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+LABELS = (
+    *("direction", "authority", "dst_workload", "client_id", "tls", "protocol", "status_code", "grpc_status"),
+    *("classification", "outcome", "error"),
+)
+_FOLD = [bisect_left(LINKERD_BOUNDS_MS, bound) for bound in LATENCY_BOUNDS_MS] + [len(LINKERD_BOUNDS_MS)]
+
+
+def labels_of(series: Series) -> list[str]:
+    """Values for LABELS."""
+    key = series.key
+    outbound = key.direction == "outbound"
+    return [
+        key.direction,
+        key.service,
+        key.peer if outbound else "",
+        "" if outbound else key.peer,
+        key.tls,
+        key.protocol,
+        str(key.status) if key.status else "",
+        str(key.grpc_status) if key.grpc_status >= 0 else "",
+        "success" if key.success else "failure",
+        key.outcome,
+        key.error,
+    ]
+
+
+def latency_buckets(series: Series) -> list[tuple[str, float]]:
+    """Cumulative counts at linkerd-proxy's bounds, in milliseconds, `+Inf` last."""
+    folded = [0] * (len(LINKERD_BOUNDS_MS) + 1)
+    for index, count in enumerate(series.buckets):
+        folded[_FOLD[index]] += count
+    total = 0
+    rows = []
+    for bound, count in zip([*map(_bound, LINKERD_BOUNDS_MS), "+Inf"], folded, strict=True):
+        total += count
+        rows.append((bound, float(total)))
+    return rows
+
+
+def _bound(bound: float) -> str:
+    return str(float(bound))
+
+
+class ProxyCollector:
+    """A prometheus_client collector over `reports`."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, from what the reports hold now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        requests = CounterMetricFamily("request", "Requests, counted when they are over.", labels=LABELS)
+        responses = CounterMetricFamily("response", "Responses, our own errors among them.", labels=LABELS)
+        latency = HistogramMetricFamily(
+            "response_latency_ms", "From request head to response head, in milliseconds.", labels=LABELS
+        )
+        for series in self._reports.series:
+            labels = labels_of(series)
+            requests.add_metric(labels, series.requests)
+            if series.key.status:
+                responses.add_metric(labels, series.requests)
+                latency.add_metric(labels, latency_buckets(series), series.duration_ms)
+        yield requests
+        yield responses
+        yield latency
+        opened = CounterMetricFamily("tcp_open", "Connections opened.", labels=("direction", "authority"))
+        closed = CounterMetricFamily("tcp_close", "Connections closed.", labels=("direction", "authority"))
+        now = GaugeMetricFamily("tcp_open_connections", "Connections open now.", labels=("direction", "authority"))
+        read = CounterMetricFamily("tcp_read_bytes", "Bytes read from the peer.", labels=("direction", "authority"))
+        written = CounterMetricFamily("tcp_write_bytes", "Bytes written to the peer.", labels=("direction", "authority"))
+        for one in self._reports.all_connections():
+            where = [one.direction, one.service]
+            opened.add_metric(where, one.opened)
+            closed.add_metric(where, one.closed)
+            now.add_metric(where, one.open)
+            read.add_metric(where, one.read_bytes)
+            written.add_metric(where, one.write_bytes)
+        yield from (opened, closed, now, read, written)
+        refused = CounterMetricFamily(
+            "conduit_refused", "What was refused or failed at a bound or check, by reason.", labels=("reason", "where")
+        )
+        for (reason, where_), count in self._reports.refusals.items():
+            refused.add_metric([reason, where_], count)
+        yield refused
+
+
+def render(reports: Reports) -> tuple[bytes, str]:
+    """The exposition and its content type."""
+    from prometheus_client import CollectorRegistry, ProcessCollector
+    from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(ProxyCollector(reports))  # type: ignore[arg-type]
+    ProcessCollector(registry=registry)
+    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4

@@ -1,0 +1,36 @@
+"""A head -> which service it is for (pure). Authorities and addresses are taken apart here and nowhere else."""
+
+from __future__ import annotations
+
+
+def split_address(address: str, default_port: int | None = None) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` -> host and port (0 to 65535). Raises ValueError that says what is wrong with it."""
+    host, colon, port = address.rpartition(":")
+    if not colon or (address.startswith("[") and address.endswith("]")) or (":" in host and not host.startswith("[")):
+        if default_port is None:
+            raise ValueError(f"{address!r} has no port")
+        host, port = address, str(default_port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host:
+        raise ValueError(f"{address!r} has no host")
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError(f"{port!r} is not a port")
+    return host, int(port)
+
+
+def service_name(authority: str) -> str:
+    """The name that an application called a service by: an authority's host, in lower case, without port and final dot.
+
+    Raises ValueError for what is no authority (RFC 3986 section 3.2; user information is refused).
+    """
+    if "@" in authority:
+        raise ValueError("an authority with user information is refused")
+    host, _ = split_address(authority, 80)
+    return host.lower().rstrip(".")
+
+
+def own_address(authority: str, default_port: int) -> str:
+    """The address that an authority stands for outside the mesh: `host:port` with the port spelled out."""
+    host, port = split_address(authority, default_port)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

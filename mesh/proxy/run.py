@@ -1,0 +1,252 @@
+"""Composition root of the proxy: builds the parts, holds the supervision tree, drains it on SIGTERM.
+
+proxy
+├─ admin, subscribe, deadlines, reactor
+├─ inbound / outbound LISTENER
+│  └─ connection 10.1.0.3:51234
+└─ upstreams
+   └─ votes
+      └─ 10.1.0.7:8080
+         └─ connection 1
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from mesh.model.config import Endpoint, InboundListener, ProxyConfig, Service, ServiceEntry, TlsFiles, TlsMode
+from mesh.model.errors import ConfigError
+from mesh.model.limits import Limits
+from mesh.model.resources import TrafficPolicySpec
+from mesh.proxy.accept import Acceptor, bind
+from mesh.proxy.admin import Admin
+from mesh.proxy.apply import Apply, problem_with
+from mesh.proxy.connection import Accepting
+from mesh.proxy.deadlines import Deadlines
+from mesh.proxy.dial import ClientTls
+from mesh.proxy.directory import Directory
+from mesh.proxy.downstream import Listener
+from mesh.proxy.downstream import Shared as DownstreamShared
+from mesh.proxy.reactor import Reactor
+from mesh.proxy.report import Reports
+from mesh.proxy.taps import Taps
+from mesh.proxy.upstream import Cluster, Shared
+from mesh.wire.codec import Codec, Role
+from mesh.wire.tls import client_context, server_context
+
+if TYPE_CHECKING:
+    from mesh.proxy.subscribe import Subscriptions
+
+NOTICE = 1.0
+"""Seconds between telling clients to go and closing what is idle: a round trip, generously."""
+
+
+def log(event: str, who: str, detail: str) -> None:
+    """One JSON line on stderr. A descriptor that blocks or is gone costs the line, never the proxy."""
+    line = json.dumps({"event": event, "who": who, "detail": detail, "at": round(time.time(), 3)}) + "\n"
+    try:
+        os.write(2, line.encode())
+    except OSError:
+        return
+
+
+def codec_factory(name: str) -> Callable[[Role, Limits], Codec]:
+    """How to build an HTTP/2 codec: `ngh2`, or `h2`, the pure Python reference. Imports only the one that is used.
+
+    Raises ConfigError for another name, or where the library is not installed."""
+    try:
+        if name == "ngh2":
+            from mesh.wire.http2 import Http2
+
+            return Http2
+        if name == "h2":
+            from mesh.wire.http2_reference import Http2Reference
+
+            return Http2Reference
+    except ImportError as exc:
+        raise ConfigError(f"{name} cannot be imported: {exc}", field="http2_codec") from exc
+    raise ConfigError(f"{name!r} is none of ngh2, h2", field="http2_codec")
+
+
+def service_of(name: str, entry: ServiceEntry, policies: dict[str, TrafficPolicySpec]) -> Service:
+    """A `services:` entry of proxy.yaml, with the TrafficPolicy for it. Raises ConfigError."""
+    endpoints = tuple(one if isinstance(one, Endpoint) else Endpoint(one) for one in entry.endpoints)
+    policy = policies.get(name)
+    service = Service(name, endpoints, entry.protocol)
+    if policy is not None:
+        service = Service(name, endpoints, policy.protocol or entry.protocol, policy.timeouts)
+    problem = problem_with(service)
+    if problem is not None:
+        raise ConfigError(problem, field=f"services.{name}")
+    return service
+
+
+def _client_tls(files: TlsFiles | None) -> ClientTls | None:
+    if files is None:
+        return None
+    return ClientTls(client_context(files, alpn=["h2"]), client_context(files, alpn=["http/1.1"]))
+
+
+class Proxy:
+    """All parts of one proxy. Raises ConfigError while it is built, before anything listens; then `serve` it once."""
+
+    def __init__(self, config: ProxyConfig, policies: dict[str, TrafficPolicySpec]) -> None:
+        clock = time.monotonic
+        self._config = config
+        limits = config.limits
+        http2 = codec_factory(config.http2_codec)
+        self.reactor = Reactor(clock)
+        self.reports = Reports(limits.metric_series)
+        self.deadlines = Deadlines(clock)
+        self.taps = Taps(clock, config.name)
+        shared = Shared(self.reactor, limits, self.reports, random.random, http2, log)
+        self.subscriptions: Subscriptions | None = None
+        self.directory = Directory(shared, self._ask if config.control is not None else None)
+        for name, entry in config.services.items():
+            self.directory.add(service_of(name, entry, policies), _client_tls(entry.tls))
+        self._downstream = DownstreamShared(limits, self.deadlines, self.reports, self.taps, clock)
+        self._http2 = http2
+        self._acceptors: list[Acceptor] = []
+        self._draining = False
+        for index, outbound in enumerate(config.outbound):
+            cluster = self.directory.services[outbound.service] if outbound.service else None
+            how = Accepting(self._downstream, self.reactor, http2, None, False)
+            self._listen(how, "outbound", outbound.listen, cluster, f"outbound[{index}].listen")
+        for index, inbound in enumerate(config.inbound):
+            self._add_inbound(shared, inbound, f"inbound[{index}].listen")
+        if config.control is not None:
+            from mesh.proxy.subscribe import Subscriptions  # a proxy without a control plane does not need its imports
+
+            link = config.control
+            self.subscriptions = Subscriptions(
+                link,
+                applier=Apply(self.directory),
+                reports=self.reports,
+                taps=self.taps,
+                admin=config.admin,
+                inbound=tuple(one.listen for one in config.inbound),
+                outbound=tuple(one.listen for one in config.outbound),
+            )
+
+    def _add_inbound(self, shared: Shared, inbound: InboundListener, field: str) -> None:
+        name = inbound.service or inbound.forward
+        service = Service(name, (Endpoint(inbound.forward),), inbound.protocol)
+        cluster = self.directory.host_inbound(Cluster(shared, service, outbound=False))
+        context = None
+        if inbound.tls is not None:
+            files = TlsFiles(inbound.tls.cert, inbound.tls.key, inbound.tls.ca)
+            context = server_context(files, alpn=["h2", "http/1.1"])
+        permissive = inbound.tls is not None and inbound.tls.mode is TlsMode.PERMISSIVE
+        how = Accepting(self._downstream, self.reactor, self._http2, context, permissive)
+        self._listen(how, "inbound", inbound.listen, cluster, field)
+
+    def _listen(self, how: Accepting, direction: str, address: str, cluster: Cluster | None, field: str) -> None:
+        sock = bind(address, field)
+        bound = sock.getsockname()
+        self.directory.own.add(f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}")
+        self._acceptors.append(Acceptor(how, Listener(direction, address, cluster, self.directory), sock, log))
+
+    def _ask(self, name: str) -> None:
+        assert self.subscriptions is not None
+        self.subscriptions.want(name)
+
+    def unready(self) -> str | None:
+        """Why the proxy should get no new traffic; None if it should."""
+        if self._draining:
+            return "draining"
+        if self.subscriptions is not None and not self.subscriptions.ever_connected:
+            return "the control plane has not been reached yet"
+        return None
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled, or until drained."""
+        config = self._config
+        async with trio.open_nursery() as root:
+            root.start_soon(self.reactor.run, name="reactor")
+            root.start_soon(self.deadlines.run, self.reactor.settle, name="deadlines")
+            root.start_soon(self.directory.run, name="upstreams")
+            if self.subscriptions is not None:
+                root.start_soon(self.subscriptions.run, name="subscribe")
+            if config.admin:
+                sock = trio.socket.from_stdlib_socket(bind(config.admin, "admin"))
+                admin = Admin(self.reports, self.unready, trio.lowlevel.current_task())
+                root.start_soon(admin.serve, [trio.SocketListener(sock)], name="admin")
+            numbers = itertools.count(1).__next__
+            self._scope = root.cancel_scope
+            async with trio.open_nursery() as listeners:
+                for acceptor in self._acceptors:
+                    name = f"{acceptor.listener.direction} {acceptor.listener.address}"
+                    listeners.start_soon(acceptor.run, numbers, name=name)
+                task_status.started()
+            root.cancel_scope.cancel()  # every listener has drained
+
+    async def drain(self) -> None:
+        """Become unready, keep accepting a little, tell clients to go, close what is idle, and end when the rest has ended.
+
+        At most `limits.drain_timeout` seconds; what is left then is cut off."""
+        self._draining = True
+        limits = self._config.limits
+        await trio.sleep(limits.drain_grace)
+        for acceptor in self._acceptors:
+            acceptor.drain(False)
+            acceptor.stop()
+        with trio.move_on_after(limits.drain_timeout):
+            await trio.sleep(NOTICE)
+            while any(acceptor.connections for acceptor in self._acceptors):
+                for acceptor in self._acceptors:
+                    acceptor.drain(True)
+                await trio.sleep(0.05)
+        self._scope.cancel()
+
+
+async def serve(
+    config: ProxyConfig,
+    policies: dict[str, TrafficPolicySpec] | None = None,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """One proxy until it is cancelled, or has drained after SIGTERM or SIGINT; a second signal ends it at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        proxy = Proxy(config, policies or {})
+        async with trio.open_nursery() as nursery:
+
+            async def watch_signals() -> None:
+                first = True
+                async for number in signals:
+                    log("signal", config.name, signal.Signals(number).name)
+                    if not first:
+                        nursery.cancel_scope.cancel()
+                        return
+                    first = False
+                    nursery.start_soon(proxy.drain, name="drain")
+
+            nursery.start_soon(watch_signals, name="signals")
+            await proxy.serve(task_status)
+            nursery.cancel_scope.cancel()
+
+
+def main(config: ProxyConfig, policies: dict[str, TrafficPolicySpec] | None = None) -> int:
+    """Run a proxy as this process. Returns its exit status; raises ConfigError for what proxy.yaml asks in vain."""
+    raise_descriptor_limit(config.limits.connections * 2 + 1024)
+    trio.run(serve, config, policies)
+    return 0
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Allow this process as many descriptors as its bounds need, as far as the system's hard limit lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+

@@ -1,0 +1,119 @@
+"""The chunked transfer-coding (RFC 9112 section 7.1), decoded by httptools.
+
+Chunks are where a compiled parser pays: 11,000 chunks of one byte take it 0.3 ms, and 3.3 ms in plain Python. llhttp is strict
+about sizes, line ends and extensions; what it does not bound is bounded here: extensions, leading zeros, trailers.
+
+It does not say where a message ended, so it is never given a byte beyond an empty line, after which alone a message can end:
+what follows is another message, and nobody's body.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import httptools
+
+from mesh.wire.head import Field
+
+EXTENSION_BYTES = 4096
+"""What chunk-size lines of one message may hold beyond sizes; nobody uses extensions (RFC 9112 section 7.1.1)."""
+_LINE_BYTES = 20
+"""A size of 16 digits and two line ends: what one chunk costs anyway."""
+_HEAD = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class BadChunk(Exception):
+    """The body is not chunked as it should be; `reason` is one word_like_this."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Chunks:
+    """Decoder of one connection's chunked bodies, one after another. Hot: each body without a known length."""
+
+    __slots__ = (
+        "_header_bytes",
+        "_in_last",
+        "_overhead",
+        "_parser",
+        "_tail",
+        "done",
+        "on_body",
+        "on_chunk_header",
+        "pieces",
+        "trailers",
+    )
+
+    def __init__(self, header_bytes: int) -> None:
+        self.pieces: list[bytes | None] = []
+        self.trailers: list[Field] = []
+        self.done = False
+        self.on_body = self.pieces.append
+        self.on_chunk_header = functools.partial(self.pieces.append, None)
+        self._header_bytes = header_bytes
+        self._parser = httptools.HttpRequestParser(self)
+        self.begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools found a field: of the head that `begin` makes up, or a trailer."""
+        self.trailers.append((name, value))
+
+    def on_message_complete(self) -> None:
+        """httptools has seen the last chunk and the trailers."""
+        self.done = True
+
+    def begin(self) -> None:
+        """Expect the first chunk of a new body."""
+        self._parser.feed_data(_HEAD)
+        self.trailers.clear()
+        self.pieces.clear()
+        self.done = False
+        self._tail = b""
+        self._overhead = 0
+        self._in_last = False
+
+    def feed(self, data: bytes | bytearray | memoryview, position: int) -> tuple[bytes, int]:
+        """Decode `data` from `position` on, up to the body's end. Returns the decoded bytes and the position after them.
+
+        `done` then says whether the body has ended; `trailers` has what followed it. Raises `BadChunk`.
+        """
+        size = len(data)
+        start = position
+        pieces = self.pieces
+        parser = self._parser
+        tail = self._tail
+        try:
+            if tail:
+                seam = (tail + data[position : position + 3]).find(b"\r\n\r\n")
+                if seam >= 0:
+                    stop = position + seam + 4 - len(tail)
+                    parser.feed_data(data[position:stop])
+                    position = stop
+                    tail = b""
+            while position < size and not self.done:
+                stop = data.find(b"\r\n\r\n", position) + 4
+                if stop < 4:
+                    stop = size
+                    tail = (tail + data[max(position, size - 3) :])[-3:]
+                else:
+                    tail = b""
+                if position == 0 and stop == size:
+                    parser.feed_data(data)
+                else:
+                    with memoryview(data) as view, view[position:stop] as part:
+                        parser.feed_data(part)
+                position = stop
+        except httptools.HttpParserError as exc:
+            raise BadChunk("chunk_invalid") from exc
+        self._tail = tail
+        body = b""
+        if pieces:
+            self._in_last = pieces[-1] is None
+            body = b"".join(filter(None, pieces))
+        self._overhead = max(0, self._overhead + position - start - len(body) - _LINE_BYTES * len(pieces))
+        pieces.clear()
+        if self._overhead > (EXTENSION_BYTES + self._header_bytes if self._in_last else EXTENSION_BYTES):
+            raise BadChunk("trailer_bytes" if self._in_last else "chunk_extension")
+        return body, position
