@@ -49,12 +49,12 @@ def two_cores() -> tuple[int, int]:
 
 
 def version(command: list[str]) -> str:
-    """The first line a program prints about its version. Raises BenchError when it does not even run."""
+    """The first line a program prints about its version, without its path. BenchError when it does not even run."""
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
     if result.returncode or not lines:
         raise BenchError(f"`{shlex.join(command)}` ended with status {result.returncode}: {' | '.join(lines[-3:])}")
-    return lines[0]
+    return lines[0].removeprefix(command[0]).strip()
 
 
 def described(peers: list[str], conduit_command: str | None) -> dict[str, str]:

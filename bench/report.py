@@ -1,7 +1,8 @@
 """From samples to what people read: medians, conduit's ratio to Envoy, verdicts, Markdown and JSON.
 
 Nothing here measures or rounds before it must: the JSON holds every sample, the tables the medians of
-the rounds. A scenario in which a proxy failed once has no figure for that proxy, and the failure is listed.
+the rounds that nobody disturbed. A scenario in which a proxy failed once has no figure for that proxy,
+and the failure is listed.
 """
 
 import json
@@ -91,13 +92,22 @@ LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a limit: `met`, `missed`, or `not measured` (not run, or a run of it failed)."""
+    """What became of a limit: `met`, `missed`, or `not measured` (not run, or a run of it failed).
+
+    `doubtful` says that one of the two figures had no undisturbed round.
+    """
 
     name: str
     at_most: float
     outcome: str
     ratio: float | None = None
     scenario: str = ""
+    doubtful: bool = False
+
+
+def is_disturbed(sample: Sample) -> bool:
+    """Whether a run lost more than a tenth of either core to other programs (or the hypervisor)."""
+    return max(sample.foreign_share or 0.0, sample.foreign_load_share or 0.0) > NOISY_SHARE
 
 
 class Results:
@@ -121,11 +131,22 @@ class Results:
         return median(rounds) if rounds else None
 
     def rounds(self, figure: Figure, scenario: str, peer: str) -> list[float]:
-        """The figure in each round, lowest first; empty when there is none or one of the rounds failed."""
+        """The figure in each round that counts, lowest first; empty when there is none or one of the rounds failed.
+
+        Disturbed rounds count only where every round was disturbed.
+        """
         if self.failed(scenario, peer):
             return []
-        found = [figure.read(sample) for sample in self.samples if (sample.scenario, sample.peer) == (scenario, peer)]
-        return sorted(value for value in found if value is not None)
+        counted = self.calm(scenario, peer) or self.taken(scenario, peer)
+        return sorted(value for sample in counted if (value := figure.read(sample)) is not None)
+
+    def taken(self, scenario: str, peer: str) -> list[Sample]:
+        """All rounds of a proxy in a scenario."""
+        return [sample for sample in self.samples if (sample.scenario, sample.peer) == (scenario, peer)]
+
+    def calm(self, scenario: str, peer: str) -> list[Sample]:
+        """Those rounds that nobody disturbed."""
+        return [sample for sample in self.taken(scenario, peer) if not is_disturbed(sample)]
 
     def ratio(self, figure: Figure, scenario: str) -> float | None:
         """Our median divided by Envoy's, or None when one of them is missing."""
@@ -139,16 +160,16 @@ class Results:
         if not ratios or len(ratios) < len(names):
             return Verdict(limit.name, limit.at_most, "not measured")
         worst, scenario = max(ratios)
-        return Verdict(limit.name, limit.at_most, "met" if worst <= limit.at_most else "missed", worst, scenario)
+        outcome = "met" if worst <= limit.at_most else "missed"
+        doubtful = not (self.calm(scenario, OURS) and self.calm(scenario, THEIRS))
+        return Verdict(limit.name, limit.at_most, outcome, worst, scenario, doubtful)
 
     def verdicts(self) -> list[Verdict]:
         return [self.verdict(limit) for limit in LIMITS]
 
     def disturbed(self) -> int:
-        """How many runs lost more than a tenth of either core to other programs (or the hypervisor)."""
-        return sum(
-            max(sample.foreign_share or 0.0, sample.foreign_load_share or 0.0) > NOISY_SHARE for sample in self.samples
-        )
+        """How many runs were disturbed."""
+        return sum(is_disturbed(sample) for sample in self.samples)
 
 
 def markdown(results: Results, about: dict[str, str]) -> str:
@@ -156,15 +177,16 @@ def markdown(results: Results, about: dict[str, str]) -> str:
     lines = ["# Benchmark", "", *(f"- {key}: {value}" for key, value in about.items())]
     lines.append(
         f"- disturbed runs: {results.disturbed()} of {len(results.samples)} "
-        f"(more than {NOISY_SHARE:.0%} of a core went to other programs)"
+        f"(more than {NOISY_SHARE:.0%} of a core went to other programs; they count only where all rounds were)"
     )
     for heading, figures in TABLES:
         if rows := _rows(results, figures):
             lines += ["", f"## {heading}", "", *_table(["scenario", *results.peers, f"{OURS} / {THEIRS}"], rows)]
-    judged = [
-        [one.name, f"{one.at_most:.2f}", "-" if one.ratio is None else f"{one.ratio:.2f}", one.scenario, one.outcome]
-        for one in results.verdicts()
-    ]
+    judged = []
+    for verdict in results.verdicts():
+        outcome = verdict.outcome + (", but in disturbed rounds" if verdict.doubtful else "")
+        ratio = "-" if verdict.ratio is None else f"{verdict.ratio:.2f}"
+        judged.append([verdict.name, f"{verdict.at_most:.2f}", ratio, verdict.scenario, outcome])
     header = ["limit", "at most", f"{OURS} / {THEIRS}", "in", "verdict"]
     lines += ["", "## Verdicts", "", *_table(header, judged, left=(0, 3, 4))]
     if failures := results.failures():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import partial
 from pathlib import Path
 
 import click
@@ -52,17 +53,10 @@ def command(sources: tuple[str, ...], listen: str, state: Path | None) -> int:
 
     async def work() -> int:
         async with trio.open_nursery() as nursery:
-
-            async def serve(task_status: trio.TaskStatus[object]) -> None:
-                paths = [Path(source) for source in sources]
-                await run.serve(sources=paths, state=folder, listen=listen, token=token, task_status=task_status)
-
-            where = await nursery.start(serve)
-            address = where if isinstance(where, str) and where else listen
+            paths = [Path(source) for source in sources]
+            url = await nursery.start(partial(run.serve, sources=paths, state=folder, listen=listen, token=token))
             if made:
-                click.echo(f"conduit control: http://{address}/?token={token}", err=True)
-            else:
-                click.echo(f"conduit control: listening on http://{address}", err=True)
+                click.echo(f"conduit control: {url}/?token={token}", err=True)
         return 0
 
     return trio.run(until_signalled, work)

@@ -28,11 +28,16 @@ def names() -> dict[str, str]:
 
 
 def spec(field: str) -> Callable[[object], str]:
-    """A cell that shows one field of the resource's spec."""
+    """A cell that shows one field of the resource's spec, also where it is the default and was left out."""
 
     def cell(row: object) -> str:
         assert isinstance(row, ResourceView)
-        return plain(row.spec.get(field))
+        known = KINDS.get(row.kind)
+        if known is None or not row.spec:
+            return plain(row.spec.get(field))
+        resource = msgspec.convert({"metadata": row.metadata, "spec": row.spec}, known)
+        default = row.metadata.name if field == "service" else None
+        return plain(getattr(resource.spec, field) or default)
 
     return cell
 

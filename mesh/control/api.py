@@ -86,7 +86,7 @@ class Api:
             self.counters[str(group.exceptions[0])] += 1
         except* (PeerError, ConnectionClosed, ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.counters["websocket ended"] += 1
-        except* Exception:  # a bug of ours must not end the control plane
+        except* Exception:  # noqa: BLE001 - a bug of ours must not end the control plane
             self.counters["bug"] += 1
             self._log.exception("connection ended by a bug", connection=name)
         finally:

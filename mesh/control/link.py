@@ -5,8 +5,8 @@ from __future__ import annotations
 import trio
 
 from mesh.control.cluster import ServiceKey
-from mesh.control.plan import MAX_NAME, resolve
-from mesh.control.speech import MAX_SUBSCRIPTIONS, Malformed
+from mesh.control.plan import resolve
+from mesh.control.speech import MAX_SUBSCRIPTIONS, MAX_WORD, Malformed
 from mesh.model.api import ProxyInfo
 from mesh.model.push import Hello
 
@@ -36,7 +36,7 @@ class Link:
 
     def subscribe(self, name: str) -> None:
         """Remembers the name, and that its meaning is due; raises Malformed where there are too many."""
-        if len(name) > MAX_NAME:
+        if len(name) > MAX_WORD:
             raise Malformed(f"a name of {len(name)} characters")
         if name not in self.subscriptions and len(self.subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Malformed(f"more than {MAX_SUBSCRIPTIONS} subscriptions")

@@ -66,9 +66,9 @@ class ObserveApi:
                 "GET",
                 "/api/v1/tap/watch",
                 "Exchanges as they happen.",
-                TapEvent | TapDropped,
+                (TapEvent, TapDropped),
                 socket=self.watch_tap,
-                check=tap_match,
+                check=self.check_tap,
                 query=tapped,
             ),
             Route("GET", "/api/v1/proxies", "The proxies that are connected.", list[ProxyInfo], handler=self.proxies),
@@ -106,6 +106,12 @@ class ObserveApi:
 
     async def edges(self, request: Request) -> Answer:
         return answer(stat.edges(self._aggregate.window(trio.current_time(), number(request, WINDOW))))
+
+    def check_tap(self, request: Request) -> None:
+        """Raises Refusal where what is asked for is not possible."""
+        tap_match(request)
+        if self._taps.are_full():
+            raise Refusal(503, Problem("too many taps are being watched"))
 
     async def watch_tap(self, request: Request, socket: Socket) -> None:
         try:

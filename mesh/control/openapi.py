@@ -24,11 +24,9 @@ MEANINGS = {
 
 def document(routes: Sequence[Route], version: str) -> dict[str, object]:
     """The document, as plain JSON values. Websockets stand in it as GETs that answer 101, with what they send."""
-    types: list[Any] = [Problem]
-    for route in routes:
-        types += [kind for kind in (route.answer, route.hears) if kind is not None]
+    types = [Problem, *dict.fromkeys(kind for route in routes for kind in (*each(route.answer), *each(route.hears)))]
     schemas, components = msgspec.json.schema_components(types, ref_template=REFERENCE)
-    known = {repr(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    known = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = operation(route, known)
@@ -44,20 +42,20 @@ def document(routes: Sequence[Route], version: str) -> dict[str, object]:
     }
 
 
-def operation(route: Route, known: dict[str, Any]) -> dict[str, object]:
-    """One route; `known` holds the schemas by the representation of their type."""
-    good = json_body(known[repr(route.answer)]) if route.answer is not None else {}
+def operation(route: Route, known: dict[Any, dict[str, Any]]) -> dict[str, object]:
+    """One route; `known` holds the schemas by type."""
+    good = json_body(schema(route.answer, known)) if route.answer is not None else {}
     answers: dict[str, object] = {}
     made: dict[str, object] = {"summary": route.about, "responses": answers}
     if route.socket is not None:
         answers["101"] = {"description": "A websocket; each message is JSON text."}
-        made["x-websocket"] = {"sends": known[repr(route.answer)]}
-        if route.hears is not None:
-            made["x-websocket"] = {"sends": known[repr(route.answer)], "receives": known[repr(route.hears)]}
+        made["x-websocket"] = {"sends": schema(route.answer, known)} | (
+            {"receives": schema(route.hears, known)} if route.hears is not None else {}
+        )
     else:
         answers["200"] = {"description": "Good.", **good}
     for status in (*COMMON_PROBLEMS, *route.problems) if not route.open else ():
-        answers[str(status)] = {"description": MEANINGS[status], **json_body(known[repr(Problem)])}
+        answers[str(status)] = {"description": MEANINGS[status], **json_body(known[Problem])}
     if route.open:
         made["security"] = []
     parameters = [in_path(part[1:-1]) for part in route.path.split("/") if part.startswith("{")]
@@ -67,6 +65,16 @@ def operation(route: Route, known: dict[str, Any]) -> dict[str, object]:
     if route.takes:
         made["requestBody"] = {"required": True, "content": {route.takes: {"schema": {"type": "string"}}}}
     return made
+
+
+def each(kind: Any) -> tuple[Any, ...]:
+    """The types that a body may have."""
+    return kind if isinstance(kind, tuple) else () if kind is None else (kind,)
+
+
+def schema(kind: Any, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """The schema of a body that has the type, or one of the types."""
+    return {"anyOf": [known[one] for one in kind]} if isinstance(kind, tuple) else known[kind]
 
 
 def json_body(schema: object) -> dict[str, object]:

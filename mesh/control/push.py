@@ -27,7 +27,7 @@ from mesh.control.cluster import Cluster, ServiceKey
 from mesh.control.link import Link
 from mesh.control.plan import MAX_NAME, plan, resolve
 from mesh.control.speech import Malformed, Meter, decode, encode
-from mesh.control.tap import Taps
+from mesh.control.tap import Taps, for_proxy
 from mesh.control.websocket import Socket
 from mesh.model.api import ProxyInfo
 from mesh.model.errors import PeerError
@@ -194,7 +194,8 @@ class Push:
             await self._send(socket, TapStop(number))
         for number in sorted(wanted.keys() - link.tapping):
             link.tapping.add(number)
-            await self._send(socket, TapStart(number, wanted[number]))
+            match = for_proxy(wanted[number], link.hello.workload)
+            await self._send(socket, TapStart(number, match))
 
     # --- what the proxy says
 
@@ -284,6 +285,8 @@ class Push:
         """What a report's label means: a service of the mesh, a name that was or will be one, or a place outside."""
         if len(label) > MAX_NAME:
             return ServiceKey("", OVERFLOW)
+        if label.startswith("("):  # the proxy's own overflow
+            return ServiceKey("", label)
         key = resolve(label, namespace)
         if key is not None and (self._cluster.members(key) is not None or not set(label) & set(".:[")):
             return key

@@ -72,7 +72,10 @@ Check = Callable[[Request], object]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. Exactly one of `handler` and `socket` is there; `answer` is the type of the body or of each message."""
+    """One row. Exactly one of `handler` and `socket` is there.
+
+    `answer` is the type of the body or of each message, or a tuple of the types that it may have.
+    """
 
     method: str
     path: str

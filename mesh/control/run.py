@@ -44,13 +44,15 @@ async def serve(
     state: Path,
     listen: str,
     token: str,
+    hosts: Sequence[str] = (),
     heartbeat: float = HEARTBEAT_SECONDS,
     silence: float = SILENCE_SECONDS,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Runs the control plane until cancelled; `started` gives its URL, `http://host:port`, with the port it got.
 
-    `listen` is `host:port`; port 0 lets the kernel choose. Everything in `sources` and `state` has been read when it
+    `listen` is `host:port`; port 0 lets the kernel choose. `hosts` are names and addresses under which we may be
+    addressed, besides loopback's and that of `listen`. Everything in `sources` and `state` has been read when it
     starts to listen, so that a proxy that reconnects is never told of less than there is. Raises ConfigError where
     `listen` is no address or cannot be listened on.
     """
@@ -70,7 +72,7 @@ async def serve(
         *meta.routes(),
     ]
     meta.describe(routes)
-    api = Api(Router(routes), Access(token, {host}), log)
+    api = Api(Router(routes), Access(token, {host, *hosts}), log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(files.watch, name="files")
         await nursery.start(api.serve, listeners, name="api")

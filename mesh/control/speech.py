@@ -19,8 +19,8 @@ from mesh.model.reports import LATENCY_BOUNDS_MS, SeriesDelta, TcpDelta
 MAX_SUBSCRIPTIONS = 4_096
 """Destinations of one proxy."""
 MAX_LISTENERS = 64
-MAX_WORD = 512
-"""Characters of a proxy's id or address."""
+MAX_WORD = 1_024
+"""Characters of a proxy's id, an address, or a name as an application wrote it."""
 MAX_COUNT = 10**9
 """Of anything in one report: no proxy does a billion things between two of them."""
 MAX_LABEL = 64

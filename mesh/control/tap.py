@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Callable
 
 import trio
+from msgspec.structs import replace
 
 from mesh.control.cluster import ServiceKey
+from mesh.control.plan import resolve
 from mesh.model.errors import ConduitError
 from mesh.model.push import Tapped
 from mesh.model.reports import TapEvent, TapMatch
@@ -55,12 +57,22 @@ class Session:
         """Whether the proxies of this workload may see what the session matches."""
         return self.match.workload in ("", workload.name, f"{workload.name}.{workload.namespace}")
 
-    def take_in(self, now: float, proxy: str, tapped: Tapped) -> None:
-        """What a proxy saw."""
-        self._dropped += max(tapped.dropped, 0)
+    def is_to(self, label: str, namespace: str) -> bool:
+        """Whether a service's label, as the proxies of a namespace write it, is the one whose calls are wanted."""
+        wanted, _, home = self.match.to.partition(".")
+        if self.match.to in ("", label):
+            return True
+        key = resolve(label, namespace)
+        return key is not None and key.name == wanted and home.partition(".")[0] in ("", key.namespace)
+
+    def take_in(self, now: float, proxy: str, workload: ServiceKey, tapped: Tapped) -> None:
+        """What a proxy of this workload saw."""
+        self._dropped += tapped.dropped
         for event in tapped.events:
             exchange = (proxy, event.id)
             if event.event == "req":
+                if not self.is_to(event.service, workload.namespace):
+                    continue
                 if not self._admit(now):
                     self._dropped += 1
                     continue
@@ -107,9 +119,13 @@ class Taps:
     def __repr__(self) -> str:
         return f"<Taps {list(self._sessions.values())}>"
 
+    def are_full(self) -> bool:
+        """Whether no more can be opened."""
+        return len(self._sessions) >= MAX_SESSIONS
+
     def open(self, match: TapMatch, now: float) -> Session:
         """Begins a session; raises TooManyTaps."""
-        if len(self._sessions) >= MAX_SESSIONS:
+        if self.are_full():
             raise TooManyTaps
         self._last += 1
         session = self._sessions[self._last] = Session(self._last, match, now)
@@ -129,7 +145,12 @@ class Taps:
         """What a proxy saw for a session; of one that is over, or that it has no part in, nothing is taken."""
         session = self._sessions.get(tapped.session)
         if session is not None and session.wants(workload):
-            session.take_in(now, proxy, tapped)
+            session.take_in(now, proxy, workload, tapped)
+
+
+def for_proxy(match: TapMatch, workload: str) -> TapMatch:
+    """What the proxies of a workload that has part in it are asked for: plain names, for they know no others."""
+    return replace(match, workload=workload if match.workload else "", to=match.to.partition(".")[0])
 
 
 def nobody() -> None:

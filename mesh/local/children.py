@@ -10,7 +10,8 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -30,7 +31,7 @@ class ChildError(ConduitError):
 
 
 class Child:
-    """A running process; made by `start`."""
+    """A process; made by `running`."""
 
     def __init__(self, name: str, process: trio.Process, log: Log, guard: Guard) -> None:
         self.name, self.process = name, process
@@ -54,6 +55,10 @@ class Child:
     async def heard_out(self) -> None:
         """Waits until its last line has been read."""
         await self._silent.wait()
+
+    def last_words(self) -> str:
+        """The last line with words in it (a traceback may end in a frame of dashes); empty where there is none."""
+        return next((line.strip() for line in reversed(self.tail) if any(map(str.isalnum, line))), "")
 
     def ending(self) -> str:
         """How it ended, in words; empty while it runs."""
@@ -106,18 +111,21 @@ class Child:
         self._log.line(self.name, text)
 
 
-async def start(
+@asynccontextmanager
+async def running(
     nursery: trio.Nursery,
     argv: Sequence[str],
     *,
     name: str,
+    grace: float,
     environment: Mapping[str, str],
     directory: Path,
     log: Log,
     guard: Guard,
     capture: bool = True,
-) -> Child:
-    """Starts a process; the caller must `stop` it. Its output is read in `nursery`, or, unless `capture`, is ours.
+) -> AsyncIterator[Child]:
+    """A process while the block runs, stopped with `grace` after it. Its output is read in `nursery`, and goes to the
+    log, or, unless `capture`, where ours goes.
 
     Raises ChildError where there is no such program or folder.
     """
@@ -141,7 +149,10 @@ async def start(
         nursery.start_soon(child._listen, name=f"listen to {name}")
     else:
         child._silent.set()
-    return child
+    try:
+        yield child
+    finally:
+        await child.stop(grace)
 
 
 async def first_exit(*watched: Child) -> Child:
@@ -181,7 +192,7 @@ async def until_ready(watched: Sequence[Child], ready: Callable[[], Awaitable[No
     if died is not None:
         with trio.move_on_after(LAST_WORDS_SECONDS):
             await died.heard_out()
-        told = f": {died.tail[-1]}" if died.tail else ""
-        raise ChildError(f"{died.name} {died.ending()} before it was ready{told}")
+        told = died.last_words()
+        raise ChildError(f"{died.name} {died.ending()} before it was ready{told and ': '}{told}")
     if patience.cancelled_caught:
         raise ChildError(f"{watched[0].name} did not {what} within {START_SECONDS:g} s")

@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import trio
 
 from mesh.local import children, probe
 from mesh.local.backoff import Backoff
-from mesh.local.children import ChildError, first_exit, until_ready
+from mesh.local.children import Child, ChildError, first_exit, until_ready
 from mesh.local.guard import Guard
 from mesh.local.log import Log
 from mesh.local.ports import LOOPBACK, free_port
@@ -71,24 +72,31 @@ class ControlPlane:
         outcome: ChildError
         async with trio.open_nursery() as listeners:
             try:
-                child = await children.start(
-                    listeners, self._argv(), name="control", environment={**os.environ, "CONDUIT_TOKEN": self.token},
-                    directory=Path.cwd(), log=self.log, guard=self.guard,
-                )  # fmt: skip
-                self.pid = child.pid
-                try:
+                async with self._child(listeners) as child:
+                    self.pid = child.pid
                     ready = partial(probe.until_ok, self.port, READY_PATH, self.token)
                     await until_ready((child,), ready, f"answer {READY_PATH}")
                     self._answered_since = trio.current_time()
                     task_status.started()
                     await first_exit(child)
                     outcome = ChildError(f"the control plane {child.ending()}")
-                finally:
-                    await child.stop(GRACE)
-                    self.pid = 0
             except ChildError as exc:
                 outcome = exc  # carried out of the nursery by hand, since it would wrap it into a group
+            finally:
+                self.pid = 0
         raise outcome
+
+    def _child(self, listeners: trio.Nursery) -> AbstractAsyncContextManager[Child]:
+        return children.running(
+            listeners,
+            self._argv(),
+            name="control",
+            grace=GRACE,
+            environment={**os.environ, "CONDUIT_TOKEN": self.token},
+            directory=Path.cwd(),
+            log=self.log,
+            guard=self.guard,
+        )
 
     def _argv(self) -> list[str]:
         sources = [word for source in self.sources for word in ("--source", str(source))]

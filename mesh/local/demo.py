@@ -196,6 +196,11 @@ class Demo:
         return summary_of(before, rows, seconds)
 
 
+def digits(milliseconds: float | None) -> float | None:
+    """To a microsecond; the buckets that it comes from are coarser."""
+    return None if milliseconds is None else round(milliseconds, 3)
+
+
 def summary_of(before: Sequence[StatRow], rows: Sequence[StatRow], seconds: float) -> Summary:
     """Adds up rows since the beginning; `before` are those of `seconds` ago, for the rate.   (pure)"""
     requests = sum(row.requests for row in rows)
@@ -205,12 +210,14 @@ def summary_of(before: Sequence[StatRow], rows: Sequence[StatRow], seconds: floa
         requests=requests,
         success_rate=round(good / requests, 5) if requests else None,
         rps=round((requests - sum(row.requests for row in before)) / seconds, 2) if seconds > 0 else 0.0,
-        p50_ms=entry.p50_ms if entry else None,
-        p99_ms=entry.p99_ms if entry else None,
+        p50_ms=digits(entry.p50_ms) if entry else None,
+        p99_ms=digits(entry.p99_ms) if entry else None,
         duration_s=round(seconds, 3),
         entry=ENTRY,
         services=[
-            ServiceSummary(row.name, row.requests, row.success_rate, row.p50_ms, row.p99_ms, row.protocol)
+            ServiceSummary(
+                row.name, row.requests, row.success_rate, digits(row.p50_ms), digits(row.p99_ms), row.protocol
+            )
             for row in sorted(rows, key=lambda row: row.name)
         ],
     )

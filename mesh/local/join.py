@@ -14,7 +14,7 @@ import trio
 
 from mesh.local import rendezvous
 from mesh.local.guard import Guard
-from mesh.local.log import Log
+from mesh.local.log import Log, OwnLinesOnly
 from mesh.local.replica import PROXY_COMMAND, Place, Replica
 from mesh.model.api import RuntimeFile
 from mesh.model.errors import ControlError
@@ -31,9 +31,11 @@ async def join(workload: Workload, directory: Path, log: Log, *, proxy_command: 
     here = rendezvous.joined()
     status: int | None = None
     with Guard() as guard:
-        place = Place(here.control, here.token, Path(here.state), log, guard, tuple(proxy_command))
+        client = workload.spec.port is None
+        heard = OwnLinesOnly(log) if client else log
+        place = Place(here.control, here.token, Path(here.state), heard, guard, tuple(proxy_command))
         name = f"{workload.metadata.name}-{os.getpid()}"  # another `conduit run` of that name may be running
-        replica = Replica(name, workload, directory, place, once=workload.spec.port is None)
+        replica = Replica(name, workload, directory, place, once=client)
         async with trio.open_nursery() as nursery:
 
             async def leave_with_the_mesh() -> None:

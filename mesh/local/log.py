@@ -47,6 +47,19 @@ class StreamLog:
             self.stream = open(os.devnull, "w")  # noqa: SIM115 -- for the rest of our life: nobody listens any more
 
 
+class OwnLinesOnly:
+    """Drops what processes say and passes our own lines on: for a client, which has the terminal to itself."""
+
+    def __init__(self, own: Log) -> None:
+        self.own = own
+
+    def line(self, speaker: str, text: str) -> None:
+        """The tail that each child keeps is enough to explain a failure."""
+
+    def say(self, text: str) -> None:
+        self.own.say(text)
+
+
 class FolderLog:
     """One file per speaker in a folder; our own lines go to `own`."""
 

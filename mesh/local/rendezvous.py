@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,11 @@ LOCK_NAME = "mesh.lock"
 def runtime_folder() -> Path:
     """This user's folder, existing or not."""
     base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "conduit" if base else platformdirs.user_runtime_path("conduit")
+    if base:
+        return Path(base) / "conduit"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the variable is not set is no news to whom it concerns
+        return platformdirs.user_runtime_path("conduit")
 
 
 def make_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
@@ -93,13 +94,11 @@ class Replica:
         outcome: ChildError | int
         async with trio.open_nursery() as listeners:
             try:
-                proxy = await self._start_sidecar(listeners)
-                try:
+                async with self._sidecar(listeners) as proxy:
                     ready = partial(probe.until_ok, self.ports.admin, "/ready")
                     await until_ready((proxy,), ready, "answer /ready with 200")
-                    outcome = await self._serve(listeners, proxy)
-                finally:
-                    await proxy.stop(SIDECAR_GRACE)
+                    async with self._application(listeners) as application:
+                        outcome = await self._serve(application, proxy)
             except ChildError as exc:
                 outcome = exc  # carried out of the nursery by hand, since it would wrap it into a group
             except OSError as exc:
@@ -108,29 +107,19 @@ class Replica:
             raise outcome
         return outcome
 
-    async def _serve(self, listeners: trio.Nursery, proxy: Child) -> int:
-        workload, ports = self.workload, self.ports
-        application = await children.start(
-            listeners,
-            sidecar.command(workload, ports),
-            name=self.name,
-            environment=sidecar.environment(workload, ports, os.environ),
-            directory=self.directory / workload.spec.directory,
-            log=self.place.log,
-            guard=self.place.guard,
-            capture=not self.once,
-        )
+    async def _serve(self, application: Child, proxy: Child) -> int:
+        """From the application's start to the end of either; the endpoint is gone when this returns or raises."""
+        ports = self.ports
         self.pids = (proxy.pid, application.pid)
         try:
             if ports.application:
                 ready = partial(probe.until_accepts, ports.application)
                 await until_ready((application, proxy), ready, f"listen on port {ports.application}")
-                endpoint = sidecar.endpoint_yaml(workload, self.name, ports, os.getpid())
-                write_private(self._endpoint, endpoint)
+                write_private(self._endpoint, sidecar.endpoint_yaml(self.workload, self.name, ports, os.getpid()))
             self.state = "serving"
             self._served_since = trio.current_time()
             if ports.application and not self.ready.is_set():
-                service = sidecar.service_of(workload)
+                service = sidecar.service_of(self.workload)
                 self.place.log.say(f"{self.name} serves {service} on 127.0.0.1:{ports.inbound}")
             self.ready.set()
             died = await first_exit(application, proxy)
@@ -140,18 +129,31 @@ class Replica:
         finally:
             self.state = "stopping"
             self._endpoint.unlink(missing_ok=True)
-            await application.stop(APPLICATION_GRACE)
             self.pids = ()
 
-    async def _start_sidecar(self, listeners: trio.Nursery) -> Child:
+    def _application(self, listeners: trio.Nursery) -> AbstractAsyncContextManager[Child]:
+        return children.running(
+            listeners,
+            sidecar.command(self.workload, self.ports),
+            name=self.name,
+            grace=APPLICATION_GRACE,
+            environment=sidecar.environment(self.workload, self.ports, os.environ),
+            directory=self.directory / self.workload.spec.directory,
+            log=self.place.log,
+            guard=self.place.guard,
+            capture=not self.once,
+        )
+
+    def _sidecar(self, listeners: trio.Nursery) -> AbstractAsyncContextManager[Child]:
         folder = self.place.state / "replicas" / self.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = folder / "proxy.yaml"
         write_private(config, sidecar.proxy_yaml(self.workload, self.ports, self.place.control, self.place.token))
-        return await children.start(
+        return children.running(
             listeners,
             [*self.place.proxy_command, str(config)],
             name=f"{self.name}/proxy",
+            grace=SIDECAR_GRACE,
             environment={key: value for key, value in os.environ.items() if key not in sidecar.PRIVATE},
             directory=folder,
             log=self.place.log,

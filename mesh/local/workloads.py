@@ -75,6 +75,7 @@ def workloads_in(text: str, path: Path) -> Iterator[tuple[WorkloadKey, Workload]
 class Member(NamedTuple):
     """One replica that runs, and the handles to end it."""
 
+    ordinal: int
     replica: Replica
     wanted: Wanted
     scope: trio.CancelScope
@@ -110,8 +111,8 @@ class Group:
     async def _converge(self, nursery: trio.Nursery, changed: trio.Event) -> None:
         wanted = self.wanted
         count = wanted.workload.spec.replicas if wanted else 0
-        # Those least useful go first: what is neither current nor ready.
-        self.members.sort(key=lambda member: (is_current(member, wanted), member.replica.ready.is_set()))
+        # Those least useful go first: what is not current or not ready, then what is youngest.
+        self.members.sort(key=lambda m: (is_current(m, wanted), m.replica.ready.is_set(), -m.ordinal))
         while len(self.members) > count:
             await self._stop(self.members[0])
         if wanted is None:
@@ -135,7 +136,7 @@ class Group:
         self._ordinal += 1
         name = f"{wanted.workload.metadata.name}-{self._ordinal}"
         replica = Replica(name, wanted.workload, wanted.directory, self.place)
-        member = Member(replica, wanted, trio.CancelScope(), trio.Event())
+        member = Member(self._ordinal, replica, wanted, trio.CancelScope(), trio.Event())
         self.members.append(member)
         nursery.start_soon(self._live, member, name=name)
         return member

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from mesh.model.resources import Metadata
@@ -93,7 +95,7 @@ class ResourceView(msgspec.Struct, frozen=True):
     apiVersion: str
     kind: str
     metadata: Metadata
-    spec: dict[str, object]
+    spec: dict[str, Any]
     status: ResourceStatus
 
 

@@ -17,6 +17,8 @@ from mesh.proxy.supervise import contained
 BACKLOG = 4096
 """Connections the kernel holds until we accept: a burst of reconnecting peers, capped by net.core.somaxconn."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+SWEEPS = 20
+"""Looks at idle exchanges per `limits.idle_tcp`: one is noticed at most this fraction late."""
 PAUSE = 0.1
 """Seconds to leave connections in the backlog when the process has no descriptors left."""
 
@@ -98,6 +100,15 @@ class Acceptor:
     def stop(self) -> None:
         """Accept no more."""
         self._scope.cancel()
+
+    async def sweep(self) -> None:
+        """Every now and then end exchanges that nobody moves; until cancelled."""
+        while True:
+            await trio.sleep(self._how.shared.limits.idle_tcp / SWEEPS)
+            for connection in self.connections:
+                if connection.downstream is not None:
+                    connection.downstream.sweep()
+            self._how.reactor.settle()
 
     def drain(self, final: bool) -> None:
         """Tell every client to go elsewhere; `final` ends the idle ones."""

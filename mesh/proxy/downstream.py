@@ -164,7 +164,7 @@ class Downstream:
         if timeout:
             exchange.deadline = now + timeout
         cluster.assign(exchange, now)
-        if exchange.state is not DONE:
+        if (timeout or exchange.queue is not None) and exchange.state is not DONE:
             exchange.arm(now)
 
     def _named(self, exchange: Exchange, head: Head, now: float) -> Cluster | None:
@@ -207,9 +207,7 @@ class Downstream:
         if self.listener.direction == "outbound":
             scope = endpoint.scope if endpoint is not None else cluster.scope
         else:
-            scope = self._scopes.get(cluster)  # type: ignore[assignment]
-            if scope is None:
-                scope = self._scopes[cluster] = self.reports.scope("inbound", cluster.name, self.identity, self.tls)
+            scope = self._scopes.get(cluster) or self._inbound_scope(cluster)
         started = exchange.started_at
         self.reports.record(
             scope,
@@ -224,12 +222,22 @@ class Downstream:
         if exchange.watchers:
             tap_events.ended(exchange, outcome, now)
 
+    def _inbound_scope(self, cluster: Cluster) -> Scope:
+        scope = self._scopes[cluster] = self.reports.scope("inbound", cluster.name, self.identity, self.tls)
+        return scope
+
     def lost(self, reason: str) -> None:
         """The connection is gone: nothing that was asked on it is wanted any more."""
         now = self.clock()
         for exchange in list(self.exchanges.values()):
             exchange.client_reset(now)
         self.handed_over.set()
+
+    def sweep(self) -> None:
+        """End exchanges in which nothing has moved for too long."""
+        now = self.clock()
+        for exchange in list(self.exchanges.values()):
+            exchange.sweep(now)
 
     def drain(self, final: bool) -> None:
         """Tell the client to go elsewhere; `final` ends what is idle."""

@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from mesh.proxy.upstream import Cluster, Endpoint, Upstream
 
 
-class State(enum.Enum):
-    QUEUED = "queued"
+class State(enum.IntEnum):
+    QUEUED = 0
     """Waits for a route, an endpoint or a connection; nothing has been sent."""
-    SENT = "sent"
+    SENT = 1
     """The head went to an upstream; no response head yet, so it can still be sent again."""
-    ANSWERING = "answering"
+    ANSWERING = 2
     """The response head went to the client: from here only the end or a reset can follow."""
-    DONE = "done"
+    DONE = 3
     """Exactly one outcome, exactly one report."""
 
 
-class Input(enum.Enum):
-    ASSIGNED = "assigned"
-    RESPONSE = "response"
-    RETRY = "retry"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
+class Input(enum.IntEnum):
+    ASSIGNED = 0
+    RESPONSE = 1
+    RETRY = 2
+    COMPLETED = 3
+    CANCELLED = 4
+    FAILED = 5
 
 
 QUEUED, SENT, ANSWERING, DONE = State
@@ -57,6 +57,8 @@ REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 """Methods that are idempotent (RFC 9110 section 9.2.2)."""
 
 NEVER = float("inf")
+NO_BODY: list[bytes] = []
+"""What is kept of a request that had none; always empty."""
 NO_SLOT: set[Expiring] = set()
 """Where an exchange without a deadline is; always empty."""
 
@@ -114,7 +116,7 @@ class Exchange:
         self.upstream: Upstream | None = None
         self.endpoint: Endpoint | None = None
         self.up_stream = 0
-        self.body: list[bytes] | None = None if end else []
+        self.body: list[bytes] | None = NO_BODY if end else []
         self.body_bytes = self.response_bytes = self.owed_request = self.owed_response = 0
         self.status = 0
         self.grpc_status = -1
@@ -130,7 +132,7 @@ class Exchange:
         self.watchers: list[Session] | None = None
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.state.value} {self.head.method!r} {self.head.path!r} status={self.status}>"
+        return f"<Exchange {self.state.name.lower()} {self.head.method!r} {self.head.path!r} status={self.status}>"
 
     def _move(self, event: Input) -> None:
         self.state = TRANSITIONS[self.state][event]
@@ -202,10 +204,16 @@ class Exchange:
             # still queued: without the trailers it would be another request
             self.fail(Reason.UNSENDABLE, "trailers came before an endpoint was ready", now)
             return
+        try:
+            upstream.leg.codec.send_trailers(self.up_stream, fields)
+        except UnsendableHead as exc:
+            self.fail(Reason.UNSENDABLE, f"trailers: {exc}", now)
+            return
         self.request_open = False
         self.body = None
-        upstream.leg.codec.send_trailers(self.up_stream, fields)
         upstream.leg.channel.mark()
+        if self.response_done:
+            self._finish(COMPLETED, "completed", now)
 
     def move_to(self, cluster: Cluster, now: float) -> None:
         """It waits in the queue of a cluster that turned out to be another one."""
@@ -221,7 +229,10 @@ class Exchange:
         """1xx, passed on; it decides nothing."""
         self.touched_at = now
         if self.state is SENT:
-            self.downstream.leg.codec.send_informational(self.stream, head)
+            try:
+                self.downstream.leg.codec.send_informational(self.stream, head)
+            except UnsendableHead:
+                return  # the client can do without it
             self.downstream.leg.channel.mark()
 
     def response(self, head: Head, end: bool, now: float) -> None:
@@ -274,7 +285,11 @@ class Exchange:
         """The upstream's trailers, which end the response; gRPC's result is in them."""
         if self.is_grpc:
             self._grpc_result(dict(fields).get(b"grpc-status"))
-        self.downstream.leg.codec.send_trailers(self.stream, fields)
+        try:
+            self.downstream.leg.codec.send_trailers(self.stream, fields)
+        except UnsendableHead as exc:
+            self.fail(Reason.UPSTREAM_PROTOCOL, f"trailers: {exc}", now)
+            return
         self.downstream.leg.channel.mark()
         self._response_ended(now)
 
@@ -305,7 +320,7 @@ class Exchange:
         upstream = self.upstream
         assert upstream is not None
         reused = upstream.served > 0 and self.head.method in REPEATABLE
-        if self.state is SENT and (unprocessed or reused) and (self.body is not None or not self.body_bytes):
+        if self.state is SENT and (unprocessed or reused) and self.body is not None:
             tried = self.tried = self.tried or []
             if len(tried) < self.downstream.limits.connect_attempts:
                 tried.append(upstream.endpoint)
@@ -347,26 +362,30 @@ class Exchange:
         """The deadline set by `arm` is here: of the request, of waiting for an endpoint, or of silence."""
         if self.state is DONE:
             return
+        self.slot = NO_SLOT
         if now >= self.deadline:
             took = f"no whole answer within {self.deadline - self.started_at:.3g} s"
             self.fail(Reason.TIMEOUT, took, now, outcome="expired")
         elif self.state is QUEUED:
             reason, cause = self.cluster.why_pending(self)
             self.fail(reason, cause, now)
-        elif now >= self.touched_at + self.downstream.limits.idle_tcp:
-            self.fail(Reason.IDLE, f"neither side moved for {self.downstream.limits.idle_tcp:.6g} s", now, "expired")
         else:
             self.arm(now)
 
     def arm(self, now: float) -> None:
-        """Set the next deadline: the request's own, or the longest that the present state may last."""
-        limits = self.downstream.limits
+        """Set the next deadline: the request's own, or of waiting in a queue. Silence is `sweep`'s business."""
+        when = self.deadline
         if self.state is QUEUED:
-            when = self.queued_at + limits.pending_timeout
-            when = when if when > now else now
-        else:
-            when = self.touched_at + limits.idle_tcp
-        self.slot = self.downstream.deadlines.add(self, when if when < self.deadline else self.deadline)
+            pending = self.queued_at + self.downstream.limits.pending_timeout
+            when = pending if pending < when else when
+        if when != NEVER:
+            self.slot = self.downstream.deadlines.add(self, when if when > now else now)
+
+    def sweep(self, now: float) -> None:
+        """End it if neither side has moved for `limits.idle_tcp`. Called now and then for every exchange that is open."""
+        idle = self.downstream.limits.idle_tcp
+        if now >= self.touched_at + idle:
+            self.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")
 
     def fail(self, reason: Reason, cause: str, now: float, outcome: str = "failed") -> None:
         """FAILED: answer with the error, or reset where an answer is under way."""

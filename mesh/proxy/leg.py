@@ -44,18 +44,23 @@ class Leg:
         self._stream_buffer = limits.stream_buffer_bytes
 
     def received(self, data: bytes) -> None:
-        events = self.codec.receive(data) if data else self.codec.receive_eof()
+        codec = self.codec
+        events = codec.receive(data) if data else codec.receive_eof()
         if events:
             self.owner.handle(events)
+        if codec.wants_write or codec.finished or not codec.wants_read:
+            self.channel.mark()
 
     def produce(self) -> bytes:
         codec = self.codec
+        data = codec.take()
         if self.recheck:
             self.recheck = False
-            events = codec.receive(b"")
-            if events:
-                self.owner.handle(events)
-        data = codec.take()
+            if codec.due:
+                events = codec.receive(b"")
+                if events:
+                    self.owner.handle(events)
+                data += codec.take()
         if self.held:
             waiting, self.held = self.held, []
             for exchange in waiting:

@@ -109,6 +109,6 @@ def render(reports: Reports) -> tuple[bytes, str]:
     from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(ProxyCollector(reports))  # type: ignore[arg-type]
+    registry.register(ProxyCollector(reports))
     ProcessCollector(registry=registry)
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4

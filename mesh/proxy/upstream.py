@@ -59,13 +59,15 @@ class Shared(NamedTuple):
 class Upstream:
     """One connection to an endpoint, as HTTP: gives the codec's events to the exchanges. Hot."""
 
-    __slots__ = ("clock", "endpoint", "exchanges", "leg", "served")
+    __slots__ = ("clock", "endpoint", "exchanges", "http2", "is_idle", "leg", "served")
 
     def __init__(self, endpoint: Endpoint, channel: Channel, codec: Codec) -> None:
         self.endpoint = endpoint
         self.clock = channel.reactor.clock
         self.leg = Leg(channel, codec, self, endpoint.cluster.shared.limits)
         self.exchanges: dict[int, Exchange] = {}
+        self.http2 = codec.name == "http2"
+        self.is_idle = False
         self.served = 0
 
     def __repr__(self) -> str:
@@ -124,11 +126,11 @@ class Upstream:
 
     def release(self, stream: int, now: float) -> None:
         """An exchange is over with its stream; the connection can serve another."""
-        self.exchanges.pop(stream, None)
+        del self.exchanges[stream]
         self.served += 1
         endpoint = self.endpoint
         endpoint.load.pending -= 1
-        if self.leg.codec.name == "http1":
+        if not self.http2:
             endpoint.returned(self)
         elif endpoint.queue:
             endpoint.pump(now)
@@ -138,7 +140,7 @@ class Upstream:
     def unused(self) -> None:
         """It was lent for a request that could not be sent."""
         self.endpoint.load.pending -= 1
-        if self.leg.codec.name == "http1":
+        if not self.http2:
             self.endpoint.returned(self)
 
     def close(self) -> None:
@@ -215,6 +217,7 @@ class Endpoint(Loaded):
             return None
         while self.idle:
             upstream = self.idle.pop()
+            upstream.is_idle = False
             if upstream.leg.codec.can_open:
                 return upstream
         return None
@@ -261,22 +264,23 @@ class Endpoint(Loaded):
 
     def returned(self, upstream: Upstream) -> None:
         """An HTTP/1.1 connection has nothing to do: keep it for the next request, or close it if it is not reusable."""
-        if self.retired:
+        if upstream.is_idle or upstream.exchanges:
+            return
+        if self.retired or not upstream.leg.codec.can_open or upstream not in self.connections:
             upstream.close()
-        elif upstream in self.connections and upstream.leg.codec.can_open and not upstream.exchanges:
-            if upstream not in self.idle:
-                self.idle.append(upstream)
-            if self.queue:
-                self.pump(upstream.clock())
-        else:
-            upstream.leg.channel.mark()
+            return
+        upstream.is_idle = True
+        self.idle.append(upstream)
+        if self.queue:
+            self.pump(upstream.clock())
 
     def withdraw(self, upstream: Upstream) -> None:
         """This connection takes no new requests any more."""
         self.connections.discard(upstream)
         if upstream in self.http2:
             self.http2.remove(upstream)
-        if upstream in self.idle:
+        if upstream.is_idle:
+            upstream.is_idle = False
             self.idle.remove(upstream)
 
     async def run(self) -> None:
@@ -380,12 +384,12 @@ class Cluster:
     """A service as this proxy uses it: its endpoints, its balancer, and the requests that wait for either."""
 
     __slots__ = (
+        "_http2",
         "balancer",
         "by_address",
         "changed",
         "configured",
         "endpoints",
-        "http2_wanted",
         "name",
         "next_up",
         "nursery",
@@ -434,6 +438,7 @@ class Cluster:
         now = self.shared.reactor.clock()
         self.spec = spec
         self.request_timeout = spec.timeouts.request
+        self._http2 = None if spec.protocol is Protocol.DETECT else spec.protocol is Protocol.HTTP2
         old = self.by_address
         self.by_address = {one: old.get(one) or Endpoint(self, one, now) for one in spec.endpoints}
         self.endpoints = list(self.by_address.values())
@@ -463,10 +468,8 @@ class Cluster:
 
     def speaks_http2(self, exchange: Exchange) -> bool:
         """What to speak to the endpoints: what the service says, else what the client speaks."""
-        protocol = self.spec.protocol
-        if protocol is Protocol.DETECT:
-            return exchange.downstream.leg.codec.name == "http2"
-        return protocol is Protocol.HTTP2
+        told = self._http2
+        return exchange.downstream.protocol == "http2" if told is None else told
 
     def assign(self, exchange: Exchange, now: float) -> None:
         """Choose an endpoint for the exchange, or queue it until there is one."""

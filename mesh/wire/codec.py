@@ -158,6 +158,14 @@ class Codec(Protocol):
     def wants_read(self) -> bool: ...
 
     @property
+    def due(self) -> bool:
+        """`receive(b"")` may return something: a request was pipelined behind the one that has been answered."""
+
+    @property
+    def wants_write(self) -> bool:
+        """`take` would return something."""
+
+    @property
     def finished(self) -> bool:
         """Nothing more will come or go once what is queued is sent: close the socket then."""
 

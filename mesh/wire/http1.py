@@ -6,18 +6,18 @@ One exchange at a time. What the peer sends and what we send are two machines, w
               101, CONNECT: -> RAW -> DEAD                           101, CONNECT: -> RAW -> DEAD
               answered early: -> DRAIN -> DEAD
 
-When both are in WAIT the exchange is over. A server then reads the next HEAD; a client does when it sends the next request,
-and whatever its upstream says unasked before that breaks the connection. Whatever ends the connection leads to DEAD.
+When both are in WAIT the exchange is over. A server then reads the next HEAD; a client does when it sends the next
+request, and whatever its upstream says unasked before that breaks the connection. What ends the connection leads to DEAD.
 
 Rules beside those of `Codec`:
 
 * Only a complete head is parsed (by `http1_head`): dribbled bytes cost one search of what is new. Chunks are
   `http1_chunks`', what is written is `http1_write`'s. Field names are lower case in both directions.
-* Doubt ends the connection: after a refusal nothing that was received is looked at again and nothing is written but the
-  refusal, and a client's connection with a doubtful response takes no further request.
-* Pipelined requests wait unparsed until the response before them is queued in full; `receive(b"")` then yields the next.
-* A tunnel (101, CONNECT with 2xx) is raw bytes, shown as `Data`; its directions end one by one, see `half_close`. What is
-  said before CONNECT has its answer waits; if the answer is no, the connection ends with it.
+* Doubt ends the connection: after a refusal nothing that was received is looked at again and nothing is written but
+  the refusal, and a client's connection with a doubtful response takes no further request.
+* Pipelined requests wait unparsed until the response before them is queued in full; `receive(b"")` yields the next.
+* A tunnel (101, CONNECT with 2xx) is raw bytes, shown as `Data`; its directions end one by one, see `half_close`. What
+  is said before CONNECT has its answer waits; if the answer is no, the connection ends with it.
 * A client that closes its direction while it waits for the response has gone (`Reset`), as nearly all that do so have.
 * A response that begins before its request has been received ends the connection (RFC 9112 section 9.3); a rest of up to
   `stream_buffer_bytes` is taken in and dropped, so that closing does not reset the connection under the answer.
@@ -42,7 +42,7 @@ from mesh.wire.codec import (
     Role,
     Trailers,
 )
-from mesh.wire.head import Field, Head
+from mesh.wire.head import Field, Head, UnsendableHead
 from mesh.wire.http1_chunks import BadChunk, Chunks
 from mesh.wire.http1_head import (
     BODILESS,
@@ -56,7 +56,6 @@ from mesh.wire.http1_head import (
     parse_response,
 )
 from mesh.wire.http1_write import (
-    UnsendableHead,
     write_informational,
     write_request,
     write_response,
@@ -81,8 +80,8 @@ class Http1:
     """One HTTP/1.1 connection.
 
     `active` is 1 during an exchange or tunnel, else 0. `finished`: close the socket once `take` is empty. `half_close`:
-    nothing more will be sent; shut the socket down for writing once `take` is empty, and go on reading. `aborted`: what was
-    being sent was cut short, and only a reset (SO_LINGER 0) tells a peer that reads until the connection closes.
+    nothing more will be sent; shut the socket down for writing once `take` is empty, and go on reading. `aborted`: what
+    was being sent was cut short, and only a reset (SO_LINGER 0) tells a peer that reads until the connection closes.
     """
 
     name = "http1"
@@ -290,8 +289,7 @@ class Http1:
         self._reading = CHUNKS
         if self._chunks is None:
             self._chunks = Chunks(self._limits.header_bytes)
-        else:
-            self._chunks.begin()
+        self._chunks.begin()
 
     def _decode(self, source: bytes | bytearray, position: int, events: list[Event]) -> int:
         """Decode chunks; returns the position after them."""
@@ -336,7 +334,8 @@ class Http1:
         """No whole head is there: refuse what cannot become one."""
         size = len(source) - position
         if size > self._limits.header_bytes:
-            self._refuse(events, BadHead("header_bytes", f"the head exceeds {self._limits.header_bytes} bytes", 431))
+            limit = self._limits.header_bytes
+            self._refuse(events, BadHead("header_bytes", f"the head exceeds {limit} bytes", 431))
             return
         scanned = self._scanned
         line = source.find(b"\n", position + scanned)
@@ -355,7 +354,7 @@ class Http1:
         self._scanned = max(0, size - 3)
 
     def _drain(self, source: bytes | bytearray, position: int) -> int:
-        """Drop what is left of a request that has been answered; it is not worth parsing, for the connection ends with it."""
+        """Drop what is left of a request that has been answered: the connection ends with it."""
         self._remaining -= len(source) - position
         if self._remaining <= 0:
             self._end()
@@ -517,7 +516,7 @@ class Http1:
             self._out.append(write_informational(head))
 
     def send_data(self, stream: int, data: bytes, end: bool) -> None:
-        """Send some of a body. What does not fit the length that was declared cuts the connection (RFC 9112 section 6.2)."""
+        """Send some of a body. What does not fit the length that was declared ends the connection (RFC 9112 section 6.2)."""
         writing = self._writing
         if stream != self._stream or not self.active:
             return
@@ -608,6 +607,14 @@ class Http1:
     def awaits_head(self) -> bool:
         """A head has begun and is not complete: `header_timeout` runs from when this became True."""
         return self._reading == HEAD and bool(self._buffer)
+
+    @property
+    def due(self) -> bool:
+        return bool(self._buffer or self._due)
+
+    @property
+    def wants_write(self) -> bool:
+        return bool(self._out)
 
     @property
     def wants_read(self) -> bool:

@@ -31,7 +31,7 @@ class BadChunk(Exception):
 
 
 class Chunks:
-    """Decoder of one connection's chunked bodies, one after another. Hot: each body without a known length."""
+    """Decoder of one connection's chunked bodies, each from `begin` to `done`. Hot: every body without a known length."""
 
     __slots__ = (
         "_header_bytes",
@@ -54,7 +54,9 @@ class Chunks:
         self.on_chunk_header = functools.partial(self.pieces.append, None)
         self._header_bytes = header_bytes
         self._parser = httptools.HttpRequestParser(self)
-        self.begin()
+        self._tail = b""
+        self._overhead = 0
+        self._in_last = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools found a field: of the head that `begin` makes up, or a trailer."""
@@ -65,7 +67,7 @@ class Chunks:
         self.done = True
 
     def begin(self) -> None:
-        """Expect the first chunk of a new body."""
+        """Expect the first chunk of a body, after the one before has been `done`."""
         self._parser.feed_data(_HEAD)
         self.trailers.clear()
         self.pieces.clear()
@@ -109,11 +111,23 @@ class Chunks:
             raise BadChunk("chunk_invalid") from exc
         self._tail = tail
         body = b""
+        overhead = self._overhead + position - start
         if pieces:
             self._in_last = pieces[-1] is None
             body = b"".join(filter(None, pieces))
-        self._overhead = max(0, self._overhead + position - start - len(body) - _LINE_BYTES * len(pieces))
-        pieces.clear()
-        if self._overhead > (EXTENSION_BYTES + self._header_bytes if self._in_last else EXTENSION_BYTES):
-            raise BadChunk("trailer_bytes" if self._in_last else "chunk_extension")
+            overhead -= len(body) + _LINE_BYTES * pieces.count(None)
+            pieces.clear()
+        self._overhead = max(0, overhead)
+        if overhead > EXTENSION_BYTES:
+            self._check_overhead()
         return body, position
+
+    def _check_overhead(self) -> None:
+        """Tell extensions from trailers, as far as they have come, and raise for too much of either."""
+        trailers = sum(len(name) + len(value) + 4 for name, value in self.trailers)
+        if trailers > self._header_bytes:
+            raise BadChunk("trailer_bytes")
+        # What follows a chunk-size line without data is trailers, until one knows better.
+        unfinished = self._header_bytes if self._in_last and not self.done else trailers
+        if self._overhead > EXTENSION_BYTES + unfinished:
+            raise BadChunk("trailer_bytes" if self._in_last and not self.done else "chunk_extension")

@@ -84,6 +84,14 @@ KNOWN_NAMES = END_TO_END | frozenset(
 _ORDINARY: dict[bytes, bytes] = {
     spelling: name for name in KNOWN_NAMES for spelling in (name, name.title(), name.upper(), name.capitalize())
 }
+_SPECIAL_SPELLINGS = {spelling: name for name in SPECIAL for spelling in (name, name.title())}
+_REPEATED = frozenset(
+    b"accept accept-encoding accept-language accept-ranges user-agent content-type content-encoding server vary"
+    b" cache-control x-forwarded-proto".split()
+)
+"""Fields that come again and again with the same value, none of them a secret: their lines are remembered."""
+_REPEATED_LENGTH = 160
+_REPEATED_LINES: dict[bytes, Field] = {}
 _LEARNED_LIMIT = len(_ORDINARY) + LEARNED_NAMES
 _STATUS_FIELDS = {status: (b":status", b"%d" % status) for status in range(100, 1000)}
 
@@ -264,18 +272,29 @@ def _parse_fields(
     """
     append = block.append
     ordinary = _ORDINARY.get
+    repeated = _REPEATED_LINES.get
+    special = _SPECIAL_SPELLINGS.get
     host = length = None
     chunked = False
     options = _NONE
     upgrade = b""
     for line in lines:
+        seen = repeated(line)
+        if seen is not None:
+            append(seen)
+            continue
         name, colon, value = line.partition(b":")
+        value = value.strip(OWS)
         known = ordinary(name)
         if known is not None and colon:
-            append((known, value.strip(OWS)))
+            field = (known, value)
+            append(field)
+            if known in _REPEATED and len(line) <= _REPEATED_LENGTH:
+                _remember(line, field)
             continue
-        name = _learn(name, colon)
-        value = value.strip(OWS)
+        name = special(name) or _learn(name, colon)
+        if not colon:
+            raise BadHead("field_line", "a field has no colon")
         if name not in SPECIAL:
             append((name, value))
         elif name == b"host":
@@ -314,13 +333,19 @@ def _parse_fields(
     return host, length, chunked, options, upgrade
 
 
+def _remember(line: bytes, field: Field) -> None:
+    if len(_REPEATED_LINES) >= LEARNED_NAMES:
+        _REPEATED_LINES.clear()  # a flood of them must neither grow it nor shut others out
+    _REPEATED_LINES[line] = field
+
+
 def _learn(name: bytes, colon: bytes) -> bytes:
     """The lower-case form of a field name that is not known yet, which is remembered if it is an ordinary one."""
+    if name[:1] in (b" ", b"\t"):
+        raise BadHead("obs_fold", "a field is folded over two lines")
     if not colon:
         raise BadHead("field_line", "a field has no colon")
     if is_token(name) is None:
-        if name[:1] in (b" ", b"\t"):
-            raise BadHead("obs_fold", "a field is folded over two lines")
         raise BadHead("field_name", "a field's name is not a token")
     lower = name.lower()
     if lower in SPECIAL:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from mesh.wire.head import Field, Head
+from mesh.wire.head import Field, Head, UnsendableHead
 from mesh.wire.http1_head import (
     BODILESS,
     CHUNKED,
@@ -36,13 +36,14 @@ from mesh.wire.http1_head import (
 
 _is_lower_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _PREFIXES: dict[bytes, bytes] = {name: b"\r\n%b: " % name for name in KNOWN_NAMES}
+_PREFIXES |= dict.fromkeys((b":method", b":scheme", b":path", b":authority", b":status"), b"")
 _LEARNED_LIMIT = len(_PREFIXES) + LEARNED_NAMES
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_STATUS_LINES = {status: b"HTTP/1.1 %d %b" % (status, phrase) for status, phrase in _REASONS.items()}
-
-
-class UnsendableHead(ValueError):
-    """A head or trailers that HTTP/1.1 cannot carry without lying about its framing. Nothing of it was queued."""
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b" % (status, phrase)
+    for status, phrase in _REASONS.items()
+    if status == 101 or status >= 200
+}
 
 
 def write_request(head: Head, end: bool) -> tuple[bytes, int]:
@@ -157,7 +158,7 @@ def write_trailers(fields: Sequence[Field]) -> bytes:
 
 def _write_fields(block: Sequence[Field], parts: list[bytes]) -> tuple[int | None, bool]:
     """Append what of `block` is end-to-end, as `CRLF name: ` and value. Returns content-length, and if trailers are taken."""
-    if 0 in b"".join([field[1] for field in block]).translate(CLEAN):
+    if 0 in b"".join([value for _, value in block]).translate(CLEAN):
         raise UnsendableHead("field_value")  # HTTP/2 can carry what ends a line here
     append = parts.append
     prefixes = _PREFIXES.get
@@ -165,10 +166,10 @@ def _write_fields(block: Sequence[Field], parts: list[bytes]) -> tuple[int | Non
     trailers = False
     for name, value in block:
         prefix = prefixes(name)
-        if prefix is not None:
+        if prefix:
             append(prefix)
             append(value)
-        elif name[:1] != b":":
+        elif prefix is None and name[:1] != b":":
             if name == b"content-length":
                 if length is not None or not value.isdigit() or len(value) > MAX_DIGITS:
                     raise UnsendableHead("content_length")

@@ -1,25 +1,27 @@
 """HTTP/2 on libnghttp2 (`ngh2`): one connection's protocol machine, in either role. Hot (bench: every h2 scenario).
 
-libnghttp2 frames, compresses, keeps windows and refuses most malformed messages; this file translates its events, adds the
-rules of `messages`, and keeps the bounds that it does not have:
+libnghttp2 frames, compresses, keeps windows and refuses most malformed messages; this file translates its events, adds
+the rules of `messages`, and keeps the bounds that it does not have:
 
 * A stream that its client ends early, or makes us end, counts against `limits.resets` plus the streams completed in this
-  window and the one before it; a window lasts `limits.resets_window`. The codec has no clock: its user calls `tick` with
-  the time, once in a while, and a window never ends if it does not.
+  window of time and the one before it; a window lasts `limits.resets_window`. The codec has no clock: its user calls
+  `tick` with the time now and then (once a second is plenty), and a window never ends if it does not.
 * Control frames (PING, SETTINGS, WINDOW_UPDATE, empty DATA, late RST_STREAM, ...) use up a budget that messages received,
-  bytes sent and a new window refill. Frames that libnghttp2 keeps to itself (PRIORITY, unknown types) are bounded by the
-  bytes that arrive while no message makes progress.
-* Body bytes are given back to the peer's windows by `acknowledge` alone, also when their stream has closed meanwhile; what
-  this file discards it gives back itself. The connection's window is wider than `limits.buffer_bytes` where needed so that
-  sixteen stalled streams cannot stop the others.
+  bytes sent and a new window of time refill. Frames that libnghttp2 keeps to itself (PRIORITY, unknown types) are bounded
+  by the bytes that arrive while no message makes progress.
+* Body bytes are given back to the peer's windows by `acknowledge` alone, also when their stream has closed meanwhile;
+  what this file discards it gives back itself. The connection's window is wider than `limits.buffer_bytes` where that
+  takes sixteen stalled streams' windows to use up: on a shared connection, four slow readers must not stop the others.
 * A header block over `limits.header_bytes` (32 bytes per field are forgiven) ends the connection, as its compression
   state is not worth keeping; one with more than `limits.header_fields` fields is refused alone, up to four times as many.
-* A request above `limits.streams` ends the connection. One that the peer may have sent before it knew that number is sent
-  back with REFUSED_STREAM, and no event tells of it.
+* A request above `limits.streams` ends the connection. One that the peer may have sent before it knew that number is
+  sent back with REFUSED_STREAM, and no event tells of it.
 
-A malformed block is answered by RST_STREAM; libnghttp2's code for an invalid field is INTERNAL_ERROR, otherwise
-PROTOCOL_ERROR. A server whose response ends before the request does sends RST_STREAM(NO_ERROR) after it (RFC 9113 section
-8.1), except in a CONNECT tunnel, whose directions end separately.
+A malformed message is answered by RST_STREAM(PROTOCOL_ERROR), also in mid-body. A server whose response ends before the
+request does sends RST_STREAM(NO_ERROR) after it (RFC 9113 section 8.1) and forgets the rest, except in a CONNECT tunnel,
+whose directions end separately. To a client, such a reset after a whole response is no event.
+
+What falls due while bytes are taken (a head too large to be sent, say) is told by the next `receive`, which may be of `b""`.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class Http2:
 
     __slots__ = (
         "_accepting",
+        "_broken",
         "_completed",
         "_control",
         "_due",
@@ -147,7 +150,8 @@ class Http2:
         self._window_end = 0.0
         self._goaway: GoAway | None = None
         self._final = False
-        self._over = False
+        self._over = False  # nothing is read or sent any more, but for what is in _out
+        self._broken = False  # over by Broken
 
     def start(self) -> None:
         """Queue SETTINGS (after the preface, as a client) and the connection's window."""
@@ -181,6 +185,7 @@ class Http2:
         except NGH2Error as error:
             self._digest(engine.events(), events)
             self._fail(error, events)
+            self._fall_silent(events)
             return events
         control = self._digest(engine.events(), events)
         if engine.want_write and len(self._out) < UNFLUSHED:  # what the engine refuses it says only when it answers
@@ -189,6 +194,8 @@ class Http2:
             self._count_noise(len(data), control, len(events) - before, events)
         elif self._quiet:
             self._quiet = 0
+        if self._broken:
+            self._fall_silent(events)
         return events
 
     def _digest(self, arrived: list[EngineEvent], events: list[Event]) -> int:
@@ -268,7 +275,7 @@ class Http2:
                         self._refuse(stream, "malformed", PROTOCOL_ERROR, events)
                     else:
                         events.append(Informational(stream, Head(fields, status=status)))
-                return 1
+                return 9  # for a message that makes no progress, there is no refund
             case StreamReset(stream, code):
                 if stream not in opened:
                     return 1
@@ -282,7 +289,7 @@ class Http2:
                 self._accepting = False
                 self._goaway = GoAway(last_stream, code)
                 events.append(self._goaway)
-                return 4
+                return 12
             case SettingsReceived(settings):
                 self._peer_streams = settings.get(3, self._peer_streams)
                 return 4
@@ -291,7 +298,9 @@ class Http2:
             case ConnectionClosed(code, debug):
                 goaway = self._goaway
                 if code and (goaway is None or goaway.code != code):
-                    self._break("protocol_error", debug.decode("latin-1") or f"HTTP/2 error {code}", code, events)
+                    reason = "control_flood" if code == ENHANCE_YOUR_CALM else "protocol_error"
+                    self._break(reason, debug.decode("latin-1") or f"HTTP/2 error {code}", code, events)
+                self._over = True  # GOAWAY has gone or come, and all streams are done
                 return 0
             case _:
                 return 1
@@ -302,12 +311,13 @@ class Http2:
         code = event.error_code  # type: ignore[attr-defined]
         was_open = self._open.pop(stream, None) is not None
         self._tunnels.discard(stream)
-        if stream in self._lingering:
-            self._lingering.discard(stream)
-            self._completed += 1
-        elif stream in self._ended:
+        answered = stream in self._lingering
+        self._lingering.discard(stream)
+        if stream in self._ended:
             self._ended.discard(stream)
             self._mend_window()
+        elif answered:
+            self._completed += 1
         elif not code:
             self._completed += was_open
         elif event.local_error is not None:  # type: ignore[attr-defined]
@@ -352,7 +362,7 @@ class Http2:
         self._control = max(0, self._control + control - 8 * messages)
         self._quiet = 0 if messages else self._quiet + max(0, size - 13 * control)
         if self._control > CONTROL_BUDGET:
-            self._break("control_flood", "too many control frames for the messages they came with", ENHANCE_YOUR_CALM, events)
+            self._break("control_flood", "too many control frames for so few messages", ENHANCE_YOUR_CALM, events)
         elif self._quiet > self._quiet_bound:
             self._break("control_flood", f"{self._quiet} bytes without a message", ENHANCE_YOUR_CALM, events)
 
@@ -360,15 +370,19 @@ class Http2:
         """Widen the connection's window by what the engine lost of it.
 
         Bytes of a DATA frame whose stream is reset before the frame is complete are never given back by the engine, and
-        it does not tell their number. But no more than half of the window can be consumed without having been announced,
-        and no more than one frame be incomplete: what is missing beyond that was lost.
+        it does not tell their number. But no more than half of the window can be consumed without having been
+        announced, and no more than one frame be incomplete: what is missing beyond that was lost.
         """
-        lost = self._window // 2 - FRAME - self._held - self._engine.local_window_size
-        if lost > 0:
-            self._window += lost
-            self._engine.set_local_window_size(self._window)
-            if self._window > 1 << 30:  # the numbers end at 2^31: let a new connection take over
-                self._accepting = False
+        try:
+            lost = self._window // 2 - FRAME - self._held - self._engine.local_window_size
+            if lost <= 0:
+                return
+            self._engine.set_local_window_size(self._window + lost)
+        except NGH2Error:
+            return  # the connection is over
+        self._window += lost
+        if self._window > 1 << 30:  # the numbers end at 2^31: let a new connection take over
+            self._accepting = False
 
     def _fail(self, error: NGH2Error, events: list[Event]) -> None:
         """The engine has given up on the peer's bytes, and on what it had to send."""
@@ -386,7 +400,7 @@ class Http2:
         """End the connection; the engine says so with `code` unless that is None."""
         if self._over:
             return
-        self._over = True
+        self._over = self._broken = True
         self._accepting = False
         if code is not None:
             try:
@@ -402,6 +416,13 @@ class Http2:
         self._open.clear()
         self._lingering.clear()
         events.append(Broken(reason, detail))
+
+    def _fall_silent(self, events: list[Event]) -> None:
+        """Drop what was read after the offence that broke the connection."""
+        kinds = [type(event) for event in events]
+        if Broken in kinds:
+            del events[kinds.index(Broken) + 1 :]
+        self._open.clear()
 
     # --- our bytes ----------------------------------------------------------------------
 
@@ -429,6 +450,8 @@ class Http2:
         arrived = engine.events()
         if arrived:
             self._digest(arrived, events)
+            if self._broken:
+                self._fall_silent(events)
 
     def _release_lingering(self) -> None:
         """Reset streams whose response has left while their request was still coming."""
@@ -448,7 +471,10 @@ class Http2:
         self._flush(self._due)
 
     def send_request(self, head: Head, end: bool) -> int:
-        stream = self._engine.send_request(head.block, end_stream=end)
+        try:
+            stream = self._engine.send_request(head.block, end_stream=end)
+        except NGH2Error as error:
+            raise RuntimeError(f"no stream can be opened on {self!r}") from error
         self._open[stream] = False
         return stream
 
@@ -535,6 +561,14 @@ class Http2:
         return len(self._open)
 
     @property
+    def due(self) -> bool:
+        return bool(self._due)
+
+    @property
+    def wants_write(self) -> bool:
+        return self._engine.want_write or bool(self._out)
+
+    @property
     def wants_read(self) -> bool:
         return not self._over
 
@@ -547,5 +581,7 @@ class Http2:
         return not self._open and (self._final or self._goaway is not None) and not self._engine.want_write
 
     def __repr__(self) -> str:
-        state = "over" if self._over else "draining" if self._final or self._goaway else "open"
+        state = "broken" if self._broken else "draining" if self._final or self._goaway else "open"
+        if self._over and state == "open":
+            state = "over"
         return f"<Http2 {self._role.value}, {state}, {len(self._open)} streams>"

@@ -1,12 +1,14 @@
-"""HTTP/2 on h2, the reference implementation: the fallback where ngh2 has no wheel, and the oracle that tests compare with.
+"""HTTP/2 on h2, the reference implementation: the fallback where ngh2 has no wheel, and the oracle of tests.
 
-It says what `mesh.wire.http2` says, at ten times the cost; read that one for the bounds and their reasons. How it differs:
+It says what `mesh.wire.http2` says, at many times the cost; read that one for the bounds and their reasons. How it works:
 
-* Frames are cut here and given to h2 one at a time. Header blocks are decoded here (hpack) and judged by `messages`, as h2
-  ends the connection where the stream would do; h2 sees a stand-in that moves its state machine.
+* Frames are cut here and given to h2 one at a time. Header blocks are decoded here (hpack) and judged by `messages`, as
+  h2 ends the connection where the stream would do; h2 sees a stand-in that moves its state machine.
 * GOAWAY never reaches h2, which forgets its streams at the sight of one; here they go on.
-* Known differences in what peers see: an error code (STREAM_CLOSED, say) may be another one, and an offence that RFC 9113
-  lets us treat as either kind may end the stream here and the connection there.
+
+Known differences, which RFC 9113 allows: the code in RST_STREAM or GOAWAY may be another one, and an offence that may be
+treated either way (a WINDOW_UPDATE beyond the largest window, DATA after END_STREAM) may end the stream here and the
+connection there. A stream is refused here at the offence, there at the end of the bytes that it came with.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ CONTINUATIONS = 128
 CONTROL_BUDGET = 4000
 STALLED_STREAMS = 16
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-CONTROL_COST = {SETTINGS: 4, PING: 4, GOAWAY: 4}
+CONTROL_COST = {SETTINGS: 4, PING: 4, GOAWAY: 12}
 STREAM_LIMIT = 2**31 - 1
 
 
@@ -81,7 +83,11 @@ class Http2Reference:
     name = "http2"
     half_close = False
 
-    _STAND_INS: ClassVar[dict[str, bytes]] = {"request": b"\x82\x86\x84", "response": b"\x88", "trailers": b"\x00\x01x\x01y"}
+    _STAND_INS: ClassVar[dict[str, bytes]] = {
+        "request": b"\x82\x86\x84",
+        "response": b"\x88",
+        "trailers": b"\x00\x01x\x01y",
+    }
 
     def __init__(self, role: Role, limits: Limits) -> None:
         self._role = role
@@ -117,12 +123,13 @@ class Http2Reference:
         self._goaway: GoAway | None = None
         self._final = False
         self._over = False
+        self._broken = False
 
     def start(self) -> None:
         """Queue SETTINGS (after the preface, as a client) and the connection's window."""
         limits = self._limits
         codes = h2.settings.SettingCodes
-        values: dict[h2.settings.SettingCodes | int, int] = {
+        values: dict[h2.settings.SettingCodes, int] = {
             codes.INITIAL_WINDOW_SIZE: limits.stream_buffer_bytes,
             codes.MAX_HEADER_LIST_SIZE: limits.header_bytes,
             codes.ENABLE_PUSH: 0,
@@ -161,7 +168,7 @@ class Http2Reference:
                 self._preface = self._preface[known:]
                 data = data[known:]
             self._raw += data
-            while not self._over and (frame := self._next_frame()) is not None:
+            while (frame := self._next_frame()) is not None:
                 control += self._frame(frame, events)
         except hpack.OversizedHeaderListError as error:
             self._break("header_bytes", str(error), ENHANCE_YOUR_CALM, events)
@@ -169,15 +176,14 @@ class Http2Reference:
             self._break("protocol_error", str(error), None, events)
         except (HyperframeError, hpack.HPACKError) as error:
             self._break("protocol_error", str(error), PROTOCOL_ERROR, events)
-        if not self._over and (control or not events):
-            self._count_noise(len(data), control, len(events), events)
-        elif events:
-            self._quiet = 0
+        self._count_noise(len(data), control, len(events), events)
+        if self._goaway is not None and not self._streams:
+            self._over = True
         return events
 
     def _next_frame(self) -> Frame | None:
         raw = self._raw
-        if len(raw) < 9:
+        if self._over or len(raw) < 9:
             return None
         length = int.from_bytes(raw[:3], "big")
         if length > FRAME:
@@ -187,8 +193,11 @@ class Http2Reference:
         frame, _ = Frame.parse_frame_header(memoryview(bytes(raw[:9])))
         body = bytes(raw[9 : 9 + length])
         del raw[: 9 + length]
-        if frame.type == WINDOW_UPDATE and frame.stream_id and body == bytes(4):
-            return frame  # an increment of nothing: an error of its stream alone, which hyperframe cannot express
+        if frame.type in (WINDOW_UPDATE, GOAWAY) and body:
+            body = bytes((body[0] & 0x7F,)) + body[1:]  # hyperframe reads the reserved bit
+        if frame.type == WINDOW_UPDATE and frame.stream_id not in (0, *self._streams) and body == bytes(4):
+            frame.type = PRIORITY  # nothing, to a stream that is gone: as good as ignored
+            return frame
         frame.parse_body(memoryview(body))
         return frame
 
@@ -211,20 +220,24 @@ class Http2Reference:
                 first = self._block[0]
                 raw = b"".join(part.data for part in self._block)
                 self._block = []
-                self._headers(stream, tuple(self._decoder.decode(raw, raw=True)), "END_STREAM" in first.flags, events)
+                fields = tuple(self._decoder.decode(raw, raw=True))
+                told = len(events)
+                self._headers(stream, fields, "END_STREAM" in first.flags, events)
+                return 9 if len(events) > told and type(events[-1]) is Informational else 0
         elif kind == GOAWAY:
             self._goaway_received(frame.last_stream_id, int(frame.error_code), events)  # type: ignore[attr-defined]
         elif kind in (PUSH_PROMISE, CONTINUATION):
             self._break("protocol_error", f"{type(frame).__name__} out of place", PROTOCOL_ERROR, events)
-        elif kind == WINDOW_UPDATE and not frame.window_increment:  # type: ignore[attr-defined]
-            if stream in self._streams:
-                self._refuse(stream, "malformed", PROTOCOL_ERROR, events)
+        elif self._final and self._server and stream > self._last_stream:
+            return 1  # sent before the peer knew of GOAWAY
         elif kind in (DATA, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE):
+            if kind == DATA and stream in self._streams and not self._streams[stream].shown:
+                self._refuse(stream, "malformed", PROTOCOL_ERROR, events)  # before h2 ends the connection for it
             return self._engine_frame(frame, events)
         return CONTROL_COST.get(kind, 0 if kind in (HEADERS, CONTINUATION) else 1)
 
     def _engine_frame(self, frame: Frame, events: list[Event]) -> int:
-        stream = frame.stream_id
+        stream = int(frame.stream_id)
         if frame.type == RST_STREAM and stream > max(self._last_stream, self._engine.highest_outbound_stream_id):
             self._break("protocol_error", "RST_STREAM of an idle stream", PROTOCOL_ERROR, events)
             return 0
@@ -232,7 +245,7 @@ class Http2Reference:
         for event in self._engine.receive_data(frame.serialize()):
             match event:
                 case h2.events.DataReceived():
-                    cost = self._data(event, "END_STREAM" in frame.flags, events)
+                    cost = self._data(stream, event, "END_STREAM" in frame.flags, events)
                 case h2.events.StreamReset():
                     if event.remote_reset:
                         self._reset_received(stream, int(event.error_code or 0), events)
@@ -245,18 +258,23 @@ class Http2Reference:
                     if changed is not None:
                         self._peer_streams = changed.new_value
                 case h2.events.SettingsAcknowledged():
+                    if self._acknowledged:
+                        self._break("protocol_error", "SETTINGS acknowledged twice", PROTOCOL_ERROR, events)
                     self._acknowledged = True
         return cost
 
     def _headers(self, stream: int, fields: tuple[Field, ...], end: bool, events: list[Event]) -> None:
         limits = self._limits
-        block = tuple(field if type(field) is hpack.NeverIndexedHeaderTuple else (field[0], field[1]) for field in fields)
+        secret = hpack.NeverIndexedHeaderTuple
+        block = tuple(field if type(field) is secret else (field[0], field[1]) for field in fields)
         state = self._streams.get(stream)
         new = state is None and self._server and stream > self._last_stream
         stand_in = "request" if new else "trailers" if state is not None and state.shown else "response"
         if len(block) > 4 * limits.header_fields:
             self._break("header_fields", f"a block of {len(block)} fields", ENHANCE_YOUR_CALM, events)
             return
+        if new and self._final:
+            return  # sent before the peer knew of GOAWAY
         if new and self._acknowledged and len(self._streams) >= limits.streams:
             self._break("protocol_error", "more streams than were offered", PROTOCOL_ERROR, events)
             return
@@ -264,10 +282,13 @@ class Http2Reference:
             if stream % 2 == 0 or (not self._server and stream > self._engine.highest_outbound_stream_id):
                 self._break("protocol_error", f"HEADERS on stream {stream}", PROTOCOL_ERROR, events)
             return  # the end of a stream that we have reset
+        if state is not None and state.ended:
+            self._break("protocol_error", f"HEADERS after the end of stream {stream}", PROTOCOL_ERROR, events)
+            return
         response = strict_response_head(block) if stand_in == "response" else None
         interim = response is not None and response.status < 200
         if not interim or end:  # h2 need not know of interim responses
-            standing = HeadersFrame(stream, data=self._STAND_INS[stand_in], flags=["END_HEADERS"])  # type: ignore[no-untyped-call]
+            standing = HeadersFrame(stream, data=self._STAND_INS[stand_in], flags=["END_HEADERS"])
             if end:
                 standing.flags.add("END_STREAM")
             self._engine.receive_data(standing.serialize())
@@ -303,8 +324,7 @@ class Http2Reference:
             if end:
                 self._peer_ended(stream, state)
 
-    def _data(self, event: h2.events.DataReceived, end: bool, events: list[Event]) -> int:
-        stream = event.stream_id
+    def _data(self, stream: int, event: h2.events.DataReceived, end: bool, events: list[Event]) -> int:
         data = bytes(event.data or b"")
         padding = (event.flow_controlled_length or 0) - len(data)
         self.acknowledge(stream, padding)
@@ -355,8 +375,9 @@ class Http2Reference:
         self._count_reset(events)
 
     def _goaway_received(self, last_stream: int, code: int, events: list[Event]) -> None:
-        if self._goaway is not None and last_stream > self._goaway.last_stream:
-            self._break("protocol_error", "GOAWAY took back streams it had given up", PROTOCOL_ERROR, events)
+        ours = last_stream == 0 or last_stream % 2 == (0 if self._server else 1)
+        if not ours or (self._goaway is not None and last_stream > self._goaway.last_stream):
+            self._break("protocol_error", f"GOAWAY names stream {last_stream}", PROTOCOL_ERROR, events)
             return
         self._accepting = False
         self._goaway = GoAway(last_stream, code)
@@ -404,7 +425,7 @@ class Http2Reference:
         """End the connection; h2 has queued GOAWAY already where `code` is None."""
         if self._over:
             return
-        self._over = True
+        self._over = self._broken = True
         self._accepting = False
         self._out += self._engine.data_to_send()
         if code is not None:
@@ -463,6 +484,7 @@ class Http2Reference:
             raise RuntimeError("no stream can be opened on this connection")
         stream = self._engine.get_next_available_stream_id()
         self._engine.send_headers(stream, head.block, end_stream=end)
+        self._engine.streams[stream].request_method = None  # body lengths are judged here
         self._streams[stream] = state = _Stream(head.method)
         state.end = end
         return stream
@@ -541,6 +563,14 @@ class Http2Reference:
         return len(self._streams)
 
     @property
+    def due(self) -> bool:
+        return False  # everything it learns of it tells at once
+
+    @property
+    def wants_write(self) -> bool:
+        return True  # only `take` knows, and the reference may cost a look
+
+    @property
     def wants_read(self) -> bool:
         return not self._over
 
@@ -551,5 +581,7 @@ class Http2Reference:
         return self._over or (not self._streams and (self._final or self._goaway is not None))
 
     def __repr__(self) -> str:
-        state = "over" if self._over else "draining" if self._final or self._goaway else "open"
+        state = "broken" if self._broken else "draining" if self._final or self._goaway else "open"
+        if self._over and state == "open":
+            state = "over"
         return f"<Http2Reference {self._role.value}, {state}, {len(self._streams)} streams>"

@@ -1,4 +1,4 @@
-"""What makes a request or response well-formed beyond framing: the rules that HTTP/2 codecs share (RFC 9113 section 8.3).
+"""What makes a request or response well-formed beyond framing: rules of both HTTP/2 codecs (RFC 9113 section 8.3).
 
 The rules are cheap checks at C speed on the hot path; their exact forms run only for an authority not seen before.
 """
@@ -13,15 +13,17 @@ STATUSES = {b"%d" % status: status for status in range(100, 1000)}
 """Every status there is; whatever else `:status` says is malformed."""
 
 PATH_BYTES = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
-"""What a request target may consist of: visible ASCII, no fragment. Policy and routing read more into it than we do here."""
+"""What a request target may consist of: visible ASCII, no fragment. Policy and routing judge its meaning."""
 
-_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::[0-9]{1,5})?")
+_AUTHORITY = re.compile(
+    rb"(?:\[[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::[0-9]{1,5})?"
+)
 _KNOWN_BOUND = 4096
 _known: set[bytes] = {b"localhost"}
 
 
 def authority_is_sound(authority: bytes) -> bool:
-    """Whether `authority` is a host with an optional port and nothing else: no userinfo, no path (RFC 3986 section 3.2)."""
+    """Whether `authority` is a host with an optional port: no userinfo, no path (RFC 3986 section 3.2)."""
     if authority in _known:
         return True
     if _AUTHORITY.fullmatch(authority) is None:
@@ -35,8 +37,8 @@ def authority_is_sound(authority: bytes) -> bool:
 def request_head(block: tuple[Field, ...]) -> Head | None:
     """The head of a request whose `block` has been decoded, or None where it is malformed. Hot.
 
-    The codec has seen to it that names are lower-case tokens, values hold no control bytes, pseudo fields come first, once
-    each, and that none is missing. Here: the target's bytes, the scheme, the authority and its agreement with `host`.
+    The codec has seen to it that names are lower-case tokens, values hold no control bytes, pseudo fields come first,
+    once each, and that none is missing. Here: the target's bytes, the scheme, the authority and that `host` agrees.
     """
     index = dict(block)
     method = index[b":method"]

@@ -128,6 +128,22 @@ def test_latency_and_throughput_tables() -> None:
     assert "| opaque TCP |       - |  3.46 |       - |               - |\n" in text
 
 
+def test_a_disturbed_round_does_not_count() -> None:
+    """Rounds in which others took the core are left out of the median, unless there are no others."""
+    disturbed = [replace(one, foreign_load_share=0.5) for one in GOOD]
+    assert results(*GOOD[:2], *disturbed[2:]).rounds(CPU, "h1-32", "conduit") == [20.0]
+    assert results(*disturbed).rounds(CPU, "h1-32", "conduit") == [20.0, 30.0, 99.0]
+
+
+def test_a_verdict_on_disturbed_rounds_says_so() -> None:
+    """A verdict that rests on disturbed rounds alone, on either side, is marked as doubtful."""
+    disturbed = [replace(one, foreign_load_share=0.5) if one.peer == "envoy" else one for one in GOOD]
+    limit = Limit("cpu", CPU, ("h1-32",), 0.65)
+    assert not results(*GOOD).verdict(limit).doubtful
+    assert results(*disturbed).verdict(limit).doubtful
+    assert "| met, but in disturbed rounds |\n" in markdown(results(*disturbed, *SECOND), {})
+
+
 def test_disturbed_runs_are_counted() -> None:
     """A run that lost more than a tenth of either core to others is counted, not hidden."""
     disturbed = replace(GOOD[0], foreign_share=0.3), replace(GOOD[0], foreign_load_share=0.3)

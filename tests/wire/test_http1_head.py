@@ -185,7 +185,15 @@ def test_a_doubtful_request_is_refused(case):
 
 @pytest.mark.parametrize(
     "name",
-    [b"Host", b"Content-Length", b"Authorization", b"Cookie", b"conduit-identity", b"l5d-client-id", b"X-Forwarded-For"],
+    [
+        b"Host",
+        b"Content-Length",
+        b"Authorization",
+        b"Cookie",
+        b"conduit-identity",
+        b"l5d-client-id",
+        b"X-Forwarded-For",
+    ],
 )
 def test_connection_cannot_take_away_what_matters(name):
     """A field that frames, authorises or identifies stays, whatever `Connection` nominates."""
@@ -230,7 +238,14 @@ RESPONSES = [
     (b"HTTP/1.1 200 \r\nContent-Length: 2", b"GET", 200, [(b"content-length", b"2")], 2, True),
     (b"HTTP/1.1 200\r\nContent-Length: 2", b"GET", 200, [(b"content-length", b"2")], 2, True),
     (b"HTTP/1.0 200 OK\r\nContent-Length: 2", b"GET", 200, [(b"content-length", b"2")], 2, False),
-    (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive", b"GET", 200, [(b"content-length", b"0")], 0, True),
+    (
+        b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive",
+        b"GET",
+        200,
+        [(b"content-length", b"0")],
+        0,
+        True,
+    ),
     (OK + b"\r\nTransfer-Encoding: chunked", b"GET", 200, [], CHUNKED, True),
     (OK + b"\r\nTransfer-Encoding: chunked\r\nConnection: close", b"GET", 200, [], CHUNKED, False),
     (OK + b"\r\nContent-Length: 9", b"HEAD", 200, [(b"content-length", b"9")], 0, True),

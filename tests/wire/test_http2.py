@@ -379,10 +379,17 @@ def test_server_shuts_down_gracefully(pair):
     """GOAWAY(2^31-1) stops new streams, the final one names the last, and then both are finished."""
     stream = pair.ask()
     pair.server.shutdown(False)
-    assert pair.pump()[0] == [GoAway(2**31 - 1, NO_ERROR)]
+    crossing = pair.client.send_request(GET, True)
+    at_client, at_server = pair.pump()
+    assert at_client == [GoAway(2**31 - 1, NO_ERROR)]
+    assert at_server == [Request(crossing, GET, True)]
     assert not pair.client.can_open
+    with pytest.raises(RuntimeError):
+        pair.client.send_request(GET, True)
     pair.server.shutdown(True)
-    assert pair.pump()[0] == [GoAway(stream, NO_ERROR)]
+    assert pair.pump()[0] == [GoAway(crossing, NO_ERROR)]
+    pair.server.send_response(crossing, OK, True)
+    assert pair.pump()[0] == [Response(crossing, OK, True)]
     assert not pair.server.finished
     assert not pair.client.finished
     pair.server.send_response(stream, OK, True)
@@ -398,7 +405,21 @@ def test_server_with_nothing_open_finishes_once_goaway_is_out(pair):
     assert not pair.server.finished
     assert goaways(pair.server.take()) == [(0, NO_ERROR)]
     assert pair.server.finished
-    assert pair.server.wants_read
+
+
+def test_request_that_crosses_the_final_goaway_comes_back(pair):
+    """The server does not see it, and the client may send it again elsewhere."""
+    stream = pair.ask()
+    pair.server.shutdown(True)
+    late = pair.client.send_request(POST, False)
+    pair.client.send_data(late, b"x" * 100, True)
+    at_client, at_server = pair.pump()
+    assert at_server == []
+    assert at_client[0] == GoAway(stream, NO_ERROR)
+    assert [(event.stream, event.unprocessed) for event in at_client[1:]] == [(late, True)]
+    pair.server.send_response(stream, OK, True)
+    assert pair.pump()[0] == [Response(stream, OK, True)]
+    assert pair.server.finished
 
 
 def test_client_shuts_down(pair):
@@ -465,7 +486,7 @@ def test_garbage_for_a_preface_breaks(codec, garbage):
     server.start()
     events = server.receive(garbage)
     assert [type(event) for event in events] == [Broken]
-    assert "over" in repr(server)
+    assert "broken" in repr(server)
     assert not server.wants_read
     assert server.receive(b"more") == []
     assert goaways(server.take())
@@ -655,7 +676,7 @@ def test_malformed_response_is_refused(codec, fields):
     client = client_of(codec, [GET, GET])
     [event] = client.receive(headers(1, fields).serialize())
     assert event == Refused(1, "header_fields" if len(fields) > 100 else "malformed")
-    assert [stream for stream, _ in resets(client.take())] == [1]
+    assert {stream for stream, _ in resets(client.take())} <= {1}  # none is needed where both directions have ended
     [event] = client.receive(headers(3, OK.block).serialize())
     assert event == Response(3, OK, True)
 
@@ -708,7 +729,9 @@ def test_header_block_over_the_bound_breaks(codec):
     server = server_of(codec)
     encoder = hpack.Encoder()
     first = HeadersFrame(1, data=encoder.encode(altered([(b"a", b"b" * 3000)])), flags=["END_HEADERS", "END_STREAM"])
-    bomb = HeadersFrame(3, data=encoder.encode(altered([(b"a", b"b" * 3000)] * 25)), flags=["END_HEADERS", "END_STREAM"])
+    bomb = HeadersFrame(
+        3, data=encoder.encode(altered([(b"a", b"b" * 3000)] * 25)), flags=["END_HEADERS", "END_STREAM"]
+    )
     assert len(bomb.data) < 200
     assert [type(event) for event in server.receive(first.serialize())] == [Request]
     events = server.receive(bomb.serialize())
@@ -765,6 +788,19 @@ def test_control_frames_without_messages_break(codec, frame, answered):
     assert len(server.take()) < 64 * 1024
 
 
+@pytest.mark.parametrize(
+    "frame", [headers(1, [(b":status", b"103")], end=False), GoAwayFrame(0, last_stream_id=1)], ids=["103", "GOAWAY"]
+)
+def test_server_may_not_flood_its_client_either(codec, frame):
+    """Interim responses and GOAWAY are told, but not without end."""
+    client = client_of(codec)
+    events = [event for _ in range(5000) for event in client.receive(frame.serialize())]
+    assert events[-1].reason == "control_flood"
+    assert type(events[-2]) is Reset
+    assert client.finished is False
+    assert goaways(client.take())
+
+
 def test_control_frames_that_accompany_messages_are_fine(codec):
     """A PING or two per message never adds up, nor do window updates for what we send."""
     server = server_of(codec)
@@ -799,19 +835,23 @@ def test_rapid_reset_breaks(codec):
     assert server.finished
 
 
-def test_made_you_reset_breaks(codec):
+OFFENCES = {
+    "more body than announced": lambda stream: DataFrame(stream, data=b"123456"),
+    "malformed trailers": lambda stream: headers(stream, [(b":path", b"/")]),
+}
+
+
+@pytest.mark.parametrize("offence", OFFENCES.values(), ids=OFFENCES)
+def test_made_you_reset_breaks(codec, offence):
     """Making the server reset streams counts like resetting them."""
     server = server_of(codec, resets=50)
-    nothing = struct_window_update_of_zero
+    fields = altered([(b"content-length", b"5")], method=b"POST")
     events = []
     for stream in range(1, 400, 2):
-        events += server.receive(serialize(headers(stream, altered(method=b"POST"), end=False), nothing(stream)))
+        events += server.receive(serialize(headers(stream, fields, end=False), offence(stream)))
     assert sum(type(event) is Request for event in events) == 51
+    assert sum(type(event) is Refused for event in events) == 51
     assert events[-1].reason == "rapid_reset"
-
-
-def struct_window_update_of_zero(stream):
-    return b"\x00\x00\x04\x08\x00" + stream.to_bytes(4, "big") + bytes(4)
 
 
 def test_malformed_requests_count_as_resets(codec):
@@ -832,7 +872,9 @@ def test_honest_client_may_cancel_much(codec):
             server.receive(headers(stream, REQUEST).serialize())
             server.send_response(stream, OK, True)
             server.take()
-            events = server.receive(serialize(headers(stream + 2, REQUEST), RstStreamFrame(stream + 2, error_code=CANCEL)))
+            events = server.receive(
+                serialize(headers(stream + 2, REQUEST), RstStreamFrame(stream + 2, error_code=CANCEL))
+            )
             assert [type(event) for event in events] == [Request, Reset]
             stream += 4
 

@@ -1,0 +1,146 @@
+"""Folding files into one state: who wins, what is refused, what a change touches."""
+
+import pytest
+
+from mesh.control.cluster import APPLIED_RANK, Cluster, Key, ServiceKey, service_of
+from mesh.model.config import Timeouts
+from mesh.model.errors import ConfigError
+from mesh.model.resources import (
+    Endpoint,
+    EndpointSpec,
+    Metadata,
+    TrafficPolicy,
+    TrafficPolicySpec,
+    Workload,
+    WorkloadSpec,
+)
+
+
+def workload(name, service="", namespace="demo", port="auto", **spec):
+    return Workload(Metadata(name, namespace), WorkloadSpec(("x",), service=service, port=port, **spec))
+
+
+def endpoint(name, service, address, workload="", namespace="demo"):
+    return Endpoint(Metadata(name, namespace), EndpointSpec(service, workload or service, address))
+
+
+def policy(name, service, seconds, namespace="demo"):
+    return TrafficPolicy(Metadata(name, namespace), TrafficPolicySpec(service, Timeouts(request=seconds)))
+
+
+VOTES = ServiceKey("demo", "votes")
+WORDS = ServiceKey("demo", "words")
+
+
+@pytest.mark.parametrize(
+    ("resource", "service"),
+    [
+        (workload("votes"), VOTES),
+        (workload("words-v1", "words"), WORDS),
+        (workload("load", port=None), None),
+        (endpoint("votes-1", "votes", "127.0.0.1:1"), VOTES),
+        (policy("p", "words", 1), WORDS),
+    ],
+)
+def test_service_of(resource, service):
+    """A workload serves its service, or its own name's, or none without a port."""
+    assert service_of(resource) == service
+
+
+def test_changes_touch_their_services_and_the_version_grows_only_then():
+    """What has not changed moves nothing; what has names each service that it concerns, the old and the new."""
+    cluster = Cluster()
+    assert cluster.set_file("a", [workload("votes"), workload("words")]) == {VOTES, WORDS}
+    assert cluster.version == 1
+    assert cluster.set_file("a", [workload("votes"), workload("words")]) == set()
+    assert cluster.version == 1
+    assert cluster.set_file("a", [workload("votes"), workload("words", "votes")]) == {VOTES, WORDS}
+    assert cluster.set_file("a", [workload("votes")]) == {VOTES}
+    assert cluster.remove_file("a") == {VOTES}
+    assert cluster.version == 4
+    assert cluster.services() == []
+
+
+def test_of_two_files_the_first_has_it_until_it_lets_go():
+    """The later file's resource is refused with the name of the other, and takes over when that is gone."""
+    cluster = Cluster()
+    cluster.set_file("a", [policy("p", "votes", 1)])
+    cluster.set_file("b", [policy("p", "votes", 2)])
+    key = Key("TrafficPolicy", "demo", "p")
+    assert cluster.get(key).file == "a"
+    [refused] = cluster.refusals()
+    assert (refused.file, refused.name, refused.accepted) == ("b", "p", False)
+    assert "in force from a" in refused.reason
+    assert cluster.remove_file("a") == {VOTES}
+    assert cluster.get(key).resource.spec.timeouts.request == 2
+    assert cluster.refusals() == []
+
+
+def test_applied_goes_before_sources():
+    """What was applied later over the API still has precedence over what a watched file says."""
+    cluster = Cluster()
+    cluster.set_file("source", [policy("p", "votes", 1)])
+    assert cluster.set_file("applied", [policy("p", "votes", 2)], rank=APPLIED_RANK) == {VOTES}
+    assert cluster.get(Key("TrafficPolicy", "demo", "p")).file == "applied"
+    assert cluster.set_file("source", [policy("p", "votes", 3)]) == set()
+
+
+def test_a_file_with_a_resource_twice_changes_nothing():
+    """It is refused whole, and what it held stays."""
+    cluster = Cluster()
+    cluster.set_file("a", [workload("votes")])
+    with pytest.raises(ConfigError, match="twice"):
+        cluster.set_file("a", [workload("words"), workload("words")])
+    assert cluster.services() == [VOTES]
+    assert cluster.version == 1
+
+
+def test_refused_files_are_told_until_they_are_mended_or_gone():
+    """A refusal stands beside the last good content, and goes with a good version or with the file."""
+    cluster = Cluster()
+    cluster.set_file("a", [workload("votes")])
+    cluster.refuse_file("a", ConfigError("bad", file="a", line=3), Key("Workload", "demo", "votes"))
+    assert [(r.kind, r.name, r.reason) for r in cluster.refusals()] == [("Workload", "votes", "a:3: bad")]
+    assert cluster.services() == [VOTES]
+    cluster.set_file("a", [workload("votes")])
+    assert cluster.refusals() == []
+    cluster.refuse_file("a", ConfigError("bad"))
+    cluster.remove_file("a")
+    assert cluster.refusals() == []
+
+
+def test_a_policy_alone_is_no_service():
+    """There must be something behind the name."""
+    cluster = Cluster()
+    cluster.set_file("a", [policy("p", "votes", 1)])
+    assert cluster.services() == []
+    assert cluster.members(VOTES) is None
+    cluster.set_file("b", [endpoint("votes-1", "votes", "127.0.0.1:1")])
+    assert cluster.services() == [VOTES]
+
+
+def test_workloads_and_who_serves():
+    """Workloads count their endpoints, also undeclared ones; only those behind a service serve it."""
+    cluster = Cluster()
+    cluster.set_file("a", [workload("words-v1", "words"), workload("load", port=None)])
+    cluster.set_file("b", [endpoint("w1", "words", "127.0.0.1:1", "words-v1"), endpoint("x", "words", "h:2", "guest")])
+    assert cluster.workloads() == {
+        ServiceKey("demo", "words-v1"): 1,
+        ServiceKey("demo", "load"): 0,
+        ServiceKey("demo", "guest"): 1,
+    }
+    assert cluster.serves(WORDS, "demo", "words-v1")
+    assert cluster.serves(WORDS, "demo", "guest")
+    assert not cluster.serves(WORDS, "demo", "load")
+    assert not cluster.serves(WORDS, "other", "words-v1")
+
+
+def test_there_is_a_bound(monkeypatch):
+    """More resources than the bound are refused before anything changes."""
+    monkeypatch.setattr("mesh.control.cluster.MAX_RESOURCES", 2)
+    cluster = Cluster()
+    cluster.set_file("a", [workload("a"), workload("b")])
+    with pytest.raises(ConfigError, match="more than 2"):
+        cluster.set_file("b", [workload("c")])
+    assert cluster.set_file("a", [workload("a")]) == {ServiceKey("demo", "b")}
+    assert cluster.set_file("b", [workload("c")]) == {ServiceKey("demo", "c")}

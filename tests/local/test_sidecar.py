@@ -1,0 +1,103 @@
+"""What a replica's two processes are told."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mesh.local import sidecar
+from mesh.local.sidecar import Ports
+from mesh.model.config import ControlLink, Protocol
+from mesh.model.documents import decode_resource, load_documents, load_proxy_config
+from mesh.model.resources import Workload
+
+Make = Callable[..., Workload]
+PORTS = Ports(admin=1, outbound=2, inbound=3, application=4)
+
+
+def test_proxy_yaml_is_what_the_proxy_reads(workload: Make) -> None:
+    """The proxy's own loader accepts it and finds listeners, the control plane and a short drain."""
+    text = sidecar.proxy_yaml(workload(service="site", protocol=Protocol.HTTP2), PORTS, "http://127.0.0.1:9", "token")
+    config = load_proxy_config(text.decode(), "proxy.yaml")
+    assert config.admin == "127.0.0.1:1"
+    assert [listener.listen for listener in config.outbound] == ["127.0.0.1:2"]
+    [inbound] = config.inbound
+    assert (inbound.listen, inbound.forward) == ("127.0.0.1:3", "127.0.0.1:4")
+    assert (inbound.service, inbound.protocol) == ("site", Protocol.HTTP2)
+    assert config.control == ControlLink("http://127.0.0.1:9", "token", "web", "demo")
+    assert config.limits.drain_timeout == sidecar.DRAIN_SECONDS
+
+
+def test_client_has_no_inbound(workload: Make) -> None:
+    """A program that serves nothing has a way out and none in."""
+    text = sidecar.proxy_yaml(workload(port=None), Ports(1, 2), "http://127.0.0.1:9", "token")
+    assert load_proxy_config(text.decode(), "proxy.yaml").inbound == ()
+
+
+def test_endpoint_yaml_is_a_resource(workload: Make) -> None:
+    """The control plane's loader accepts it."""
+    text = sidecar.endpoint_yaml(workload(version="v2"), "web-7", PORTS, 123)
+    [document] = load_documents(text.decode(), "web-7.yaml")
+    resource = decode_resource(document)
+    assert (resource.kind, resource.metadata.name, resource.metadata.namespace) == ("Endpoint", "web-7", "demo")
+    assert yaml.safe_load(text)["spec"] == {
+        "service": "web",
+        "workload": "web",
+        "address": "127.0.0.1:3",
+        "version": "v2",
+        "pid": 123,
+    }
+
+
+def test_command_words(workload: Make) -> None:
+    """`python` is our interpreter, and the port goes wherever its word stands."""
+    words = sidecar.command(workload("python", "-m", "site", "--bind=127.0.0.1:${PORT}", "$PORT"), PORTS)
+    assert words == [sys.executable, "-m", "site", "--bind=127.0.0.1:4", "$PORT"]
+    assert sidecar.command(workload("node", "python"), PORTS) == ["node", "python"]
+
+
+def test_environment(workload: Make) -> None:
+    """The way into the mesh is set, our secrets are not passed on, and the YAML has the last word."""
+    inherited = {"PATH": "/bin", "HTTP_PROXY": "http://office", "CONDUIT_TOKEN": "t", "CONDUIT_CONTROL": "c"}
+    told = sidecar.environment(workload(environment={"NO_PROXY": "x", "A": "1"}), PORTS, inherited)
+    proxy = "http://127.0.0.1:2"
+    assert told == {
+        "PATH": "/bin",
+        "http_proxy": proxy,
+        "HTTP_PROXY": proxy,
+        "grpc_proxy": proxy,
+        "no_proxy": "localhost,127.0.0.1,::1",
+        "NO_PROXY": "x",
+        "CONDUIT_WORKLOAD": "web",
+        "PYTHONUNBUFFERED": "1",
+        "PORT": "4",
+        "A": "1",
+    }
+    assert "PORT" not in sidecar.environment(workload(port=None), Ports(1, 2), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "fields", "field"),
+    [
+        ((), {"port": 80, "replicas": 2}, "spec.replicas"),
+        (("serve", "--port", "${PORT}"), {"port": None}, "spec.command"),
+        ((), {"port": 80, "replicas": 1}, None),
+        ((), {"port": "auto", "replicas": 2}, None),
+        (("serve", "${PORT}"), {"port": 80}, None),
+    ],
+)
+def test_mistakes(workload: Make, words: tuple[str, ...], fields: dict[str, object], field: str | None) -> None:
+    """What is well-formed and yet cannot run on one machine."""
+    found = sidecar.mistake(workload(*words, **fields).spec)
+    assert (found and found[0]) == field
+
+
+def test_conduit_starts_itself(processes: Callable, tmp_path: Path) -> None:
+    """The command for our own processes works from any folder, also from one that holds a `mesh` of its own."""
+    (tmp_path / "mesh").mkdir()
+    (tmp_path / "mesh" / "__init__.py").write_text("raise SystemExit('the wrong mesh')")
+    handle = processes([*sidecar.CONDUIT, "version"], cwd=tmp_path)
+    assert handle.wait() == 0
+    assert handle.output().startswith("conduit ")
