@@ -6,7 +6,8 @@ Questions are plain blocking HTTP, since a command asks one and ends; watches ar
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import click
@@ -22,6 +23,7 @@ from mesh.model.errors import ConduitError, ConfigError, ControlError
 ANSWER_SECONDS = 10.0
 CONNECT_SECONDS = 3.0
 Params = Mapping[str, str | int | float]
+E = TypeVar("E", bound=BaseException)
 Function = Callable[..., object]
 
 
@@ -73,8 +75,8 @@ class Api:
         url = f"{self.url.replace('http', 'ws', 1)}{path}?{urlencode(params)}"
         context = ssl.create_default_context() if url.startswith("wss:") else None
         failure: ConduitError | None = None
-        async with trio.open_nursery() as nursery:
-            try:
+        try:
+            async with trio.open_nursery() as nursery:
                 with trio.fail_after(CONNECT_SECONDS):
                     socket = await trio_websocket.connect_websocket_url(
                         nursery,
@@ -86,21 +88,34 @@ class Api:
                     pass
                 with trio.move_on_after(1):
                     await socket.aclose()
-            except trio_websocket.ConnectionRejected as exc:
-                failure = problem(exc.status_code, exc.body or b"", self.url)
-            except trio_websocket.ConnectionClosed as exc:
-                told = f" ({exc.reason.reason})" if exc.reason and exc.reason.reason else ""
-                failure = ControlError(f"the control plane at {self.url} ended the stream{told}")
-            except (OSError, trio.TooSlowError, trio_websocket.HandshakeError) as exc:
-                if isinstance(exc, BrokenPipeError):
-                    raise  # our reader's: the websocket has its own errors
-                failure = ControlError(self._unreachable(exc))
-            nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+        # The library raises in this task or in one of its own, as it happens: alone or in groups, it is all the same.
+        except* trio_websocket.ConnectionRejected as group:
+            for rejected in leaves(group, trio_websocket.ConnectionRejected):
+                failure = problem(rejected.status_code, rejected.body or b"", self.url)
+        except* trio_websocket.ConnectionClosed as group:
+            for closed in leaves(group, trio_websocket.ConnectionClosed):
+                told = f" ({closed.reason.reason})" if closed.reason and closed.reason.reason else ""
+                failure = failure or ControlError(f"the control plane at {self.url} ended the stream{told}")
+        except* BrokenPipeError:
+            raise  # our reader's: the websocket has its own errors
+        except* (OSError, trio.TooSlowError, trio_websocket.HandshakeError) as group:
+            for exc in leaves(group, Exception):
+                failure = failure or ControlError(self._unreachable(exc))
         if failure is not None:
             raise failure
 
     def _unreachable(self, exc: Exception) -> str:
         return f"no control plane answers at {self.url}: {str(exc) or type(exc).__name__}; is the mesh still running?"
+
+
+def leaves(group: BaseExceptionGroup[E], kind: type[E]) -> Iterator[E]:
+    """The exceptions of that kind in a group and the groups in it."""
+    for inner in group.exceptions:
+        if isinstance(inner, BaseExceptionGroup):
+            yield from leaves(inner, kind)
+        elif isinstance(inner, kind):
+            yield inner
 
 
 def problem(status: int, body: bytes, url: str) -> ConduitError:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except SystemExit:  # click exits by itself for a broken pipe alone, and we never do
         return reader_left()
     except ConduitError as exc:
         return failed([exc])

@@ -17,8 +17,8 @@ from mesh.proxy.supervise import contained
 BACKLOG = 4096
 """Connections the kernel holds until we accept: a burst of reconnecting peers, capped by net.core.somaxconn."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-SWEEPS = 20
-"""Looks at idle exchanges per `limits.idle_tcp`: one is noticed at most this fraction late."""
+WATCH = 1.0
+"""Seconds between two looks at all connections: bounds on slowness are kept to within this."""
 PAUSE = 0.1
 """Seconds to leave connections in the backlog when the process has no descriptors left."""
 
@@ -101,13 +101,15 @@ class Acceptor:
         """Accept no more."""
         self._scope.cancel()
 
-    async def sweep(self) -> None:
-        """Every now and then end exchanges that nobody moves; until cancelled."""
+    async def watch(self) -> None:
+        """Once a second look for connections that keep us waiting; until cancelled."""
+        clock = self._how.shared.clock
         while True:
-            await trio.sleep(self._how.shared.limits.idle_tcp / SWEEPS)
-            for connection in self.connections:
+            await trio.sleep(WATCH)
+            now = clock()
+            for connection in list(self.connections):
                 if connection.downstream is not None:
-                    connection.downstream.sweep()
+                    connection.downstream.watch(now)
             self._how.reactor.settle()
 
     def drain(self, final: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -200,9 +201,12 @@ class Connection:
             rest = channel.backlog
             channel.detach()
             await send_all(self.sock, bytes(rest))
-            return downstream.tunnel_to, left
+            return downstream.tunnel_to, b"".join(downstream.early) + left
         finally:
             self.downstream = None
+            if isinstance(codec, Http1) and codec.aborted:
+                # a body that was cut short must not look whole to a client that reads until we close
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             channel.end("the proxy closed the connection")
             how.reactor.settle()
             counted.end(channel.read_bytes, channel.write_bytes)

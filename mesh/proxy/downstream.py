@@ -44,8 +44,8 @@ class Shared(NamedTuple):
 class Downstream:
     """One accepted connection that speaks HTTP.
 
-    `identity` and `tls` say who the peer is; `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw connection
-    then belongs to the supervisor again (`over_to_supervisor`).
+    `identity` and `tls` say who the peer is; `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw connection,
+    with the bytes in `early`, then belongs to the supervisor again (`over_to_supervisor`).
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class Downstream:
         "clock",
         "deadlines",
         "draining",
+        "early",
         "exchanges",
         "handed_over",
         "identity",
@@ -98,6 +99,7 @@ class Downstream:
         self.exchanges: dict[int, Exchange] = {}
         self._scopes: dict[Cluster, Scope] = {}
         self.tunnel_to: Cluster | None = None
+        self.early: list[bytes] = []
         self.handed_over = trio.Event()
         self.draining = False
 
@@ -117,6 +119,8 @@ class Downstream:
                 if exchange is not None:
                     exchange.request_data(event.data, event.end, now)  # type: ignore[union-attr]
                 elif event.data:  # type: ignore[union-attr]
+                    if self.tunnel_to is not None:  # it came before the supervisor could take the socket over
+                        self.early.append(event.data)  # type: ignore[union-attr]
                     self.leg.codec.acknowledge(event.stream, len(event.data))  # type: ignore[union-attr]
             else:
                 self._handle_rare(event, now)
@@ -233,11 +237,16 @@ class Downstream:
             exchange.client_reset(now)
         self.handed_over.set()
 
-    def sweep(self) -> None:
-        """End exchanges in which nothing has moved for too long."""
-        now = self.clock()
+    def watch(self, now: float) -> None:
+        """Once a second: end what keeps us waiting beyond its bound, and let the codec's rates begin anew."""
+        codec = self.leg.codec
+        if codec.tick(now):
+            self.reports.refuse("header_timeout", self.listener.direction)
+            codec.shutdown(True)
+            self.leg.channel.end("the head of a request did not come in time")
+            return
         for exchange in list(self.exchanges.values()):
-            exchange.sweep(now)
+            exchange.watch(now)
 
     def drain(self, final: bool) -> None:
         """Tell the client to go elsewhere; `final` ends what is idle."""

@@ -373,7 +373,7 @@ class Exchange:
             self.arm(now)
 
     def arm(self, now: float) -> None:
-        """Set the next deadline: the request's own, or of waiting in a queue. Silence is `sweep`'s business."""
+        """Set the next deadline: the request's own, or of waiting in a queue. Silence is `watch`'s business."""
         when = self.deadline
         if self.state is QUEUED:
             pending = self.queued_at + self.downstream.limits.pending_timeout
@@ -381,7 +381,7 @@ class Exchange:
         if when != NEVER:
             self.slot = self.downstream.deadlines.add(self, when if when > now else now)
 
-    def sweep(self, now: float) -> None:
+    def watch(self, now: float) -> None:
         """End it if neither side has moved for `limits.idle_tcp`. Called now and then for every exchange that is open."""
         idle = self.downstream.limits.idle_tcp
         if now >= self.touched_at + idle:

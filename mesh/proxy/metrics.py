@@ -78,7 +78,7 @@ class ProxyCollector:
             requests.add_metric(labels, series.requests)
             if series.key.status:
                 responses.add_metric(labels, series.requests)
-                latency.add_metric(labels, latency_buckets(series), series.duration_ms)
+                latency.add_metric(labels, latency_buckets(series), series.latency_ms)
         yield requests
         yield responses
         yield latency

@@ -217,6 +217,9 @@ class Channel:
             data = self.tls.take()
             if not data:
                 return
+        if self.backlog:
+            self.backlog = bytes(self.backlog) + data
+            return
         try:
             sent = self.sock.send(data)
         except BlockingIOError:

@@ -17,14 +17,17 @@ OVERFLOW = "(overflow)"
 
 
 class Series:
-    """One label set. `buckets[i]` counts latencies up to LATENCY_BOUNDS_MS[i] milliseconds."""
+    """One label set. `buckets[i]` counts latencies up to LATENCY_BOUNDS_MS[i] milliseconds, `latency_ms` sums them."""
 
-    __slots__ = ("buckets", "duration_ms", "key", "requests", "seen_buckets", "seen_duration_ms", "seen_requests")
+    __slots__ = (
+        *("buckets", "duration_ms", "key", "latency_ms", "requests"),
+        *("seen_buckets", "seen_duration_ms", "seen_requests"),
+    )
 
     def __init__(self, key: SeriesKey) -> None:
         self.key = key
         self.requests = self.seen_requests = 0
-        self.duration_ms = self.seen_duration_ms = 0.0
+        self.duration_ms = self.seen_duration_ms = self.latency_ms = 0.0
         self.buckets = [0] * BUCKETS
         self.seen_buckets = [0] * BUCKETS
 
@@ -139,7 +142,9 @@ class Reports:
             series = self._new_series(scope, key)
         series.requests += 1
         series.duration_ms += duration * 1000.0
-        series.buckets[bisect_left(BOUNDS, latency * 1000.0)] += 1
+        latency_ms = latency * 1000.0
+        series.latency_ms += latency_ms
+        series.buckets[bisect_left(BOUNDS, latency_ms)] += 1
 
     def _new_series(self, scope: Scope, key: tuple[str, int, int, str, str]) -> Series:
         protocol, status, grpc_status, outcome, error = key

@@ -27,7 +27,10 @@ def service_name(authority: str) -> str:
     if "@" in authority:
         raise ValueError("an authority with user information is refused")
     host, _ = split_address(authority, 80)
-    return host.lower().rstrip(".")
+    name = host.lower().rstrip(".")
+    if not name:
+        raise ValueError(f"{authority!r} has no host")
+    return name
 
 
 def own_address(authority: str, default_port: int) -> str:

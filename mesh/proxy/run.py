@@ -187,7 +187,7 @@ class Proxy:
                 for acceptor in self._acceptors:
                     name = f"{acceptor.listener.direction} {acceptor.listener.address}"
                     listeners.start_soon(acceptor.run, numbers, name=name)
-                    root.start_soon(acceptor.sweep, name=f"sweep of {acceptor.listener.address}")
+                    root.start_soon(acceptor.watch, name=f"watch {acceptor.listener.address}")
                 task_status.started()
             root.cancel_scope.cancel()  # every listener has drained
 

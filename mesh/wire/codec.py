@@ -144,7 +144,12 @@ class Codec(Protocol):
         """Body bytes queued for the peer on this stream; 0: on the whole connection."""
 
     def shutdown(self, final: bool) -> None:
-        """Drain: HTTP/2 announces GOAWAY (2^31-1 first, the last stream when `final`); HTTP/1.1 closes after the response."""
+        """Drain: HTTP/2 announces GOAWAY (2^31-1 first, the last stream when `final`); HTTP/1.1 ends with the next response,
+        and when `final` at once if it is idle."""
+
+    def tick(self, now: float) -> bool:
+        """Called about once a second with any monotonic time, in seconds. True: the peer has left a head unfinished for
+        longer than `limits.header_timeout`, and should be cut off. Rates of what a peer may do begin anew here."""
 
     @property
     def can_open(self) -> bool:

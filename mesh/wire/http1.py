@@ -7,7 +7,8 @@ One exchange at a time. What the peer sends and what we send are two machines, w
               answered early: -> DRAIN -> DEAD
 
 When both are in WAIT the exchange is over. A server then reads the next HEAD; a client does when it sends the next
-request, and whatever its upstream says unasked before that breaks the connection. What ends the connection leads to DEAD.
+request, and whatever its upstream says unasked before that breaks the connection. All that ends a connection leads to
+DEAD. Both machines are in this file, in either role, because each step of one depends on where the other is.
 
 Rules beside those of `Codec`:
 
@@ -19,8 +20,8 @@ Rules beside those of `Codec`:
 * A tunnel (101, CONNECT with 2xx) is raw bytes, shown as `Data`; its directions end one by one, see `half_close`. What
   is said before CONNECT has its answer waits; if the answer is no, the connection ends with it.
 * A client that closes its direction while it waits for the response has gone (`Reset`), as nearly all that do so have.
-* A response that begins before its request has been received ends the connection (RFC 9112 section 9.3); a rest of up to
-  `stream_buffer_bytes` is taken in and dropped, so that closing does not reset the connection under the answer.
+* A response that begins before its request has been received ends the connection (RFC 9112 section 9.3); a rest of up
+  to `stream_buffer_bytes` is taken in and dropped, so that closing does not reset the connection under the answer.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mesh.model.limits import Limits
+from mesh.wire import http1_head, http1_write
 from mesh.wire.codec import (
     CANCEL,
     INTERNAL_ERROR,
@@ -43,24 +45,9 @@ from mesh.wire.codec import (
     Trailers,
 )
 from mesh.wire.head import Field, Head, UnsendableHead
-from mesh.wire.http1_chunks import BadChunk, Chunks
-from mesh.wire.http1_head import (
-    BODILESS,
-    CHUNKED,
-    TUNNEL,
-    UNTIL_CLOSE,
-    BadHead,
-    bad_version,
-    check_trailers,
-    parse_request,
-    parse_response,
-)
-from mesh.wire.http1_write import (
-    write_informational,
-    write_request,
-    write_response,
-    write_trailers,
-)
+from mesh.wire.http1_chunks import Chunks
+from mesh.wire.http1_head import BODILESS, CHUNKED, TUNNEL, UNTIL_CLOSE, Malformed
+from mesh.wire.http1_memo import read_request, read_response, request_bytes, response_bytes
 
 __all__ = ["Http1", "UnsendableHead"]
 
@@ -68,12 +55,8 @@ HEAD, LENGTH, CHUNKS, CLOSE, NONE, WAIT, RAW, DRAIN, DEAD = range(9)
 _STATES = ("HEAD", "LENGTH", "CHUNKS", "CLOSE", "NONE", "WAIT", "RAW", "DRAIN", "DEAD")
 _FRAMINGS = {CHUNKED: CHUNKS, UNTIL_CLOSE: CLOSE, BODILESS: NONE, TUNNEL: NONE}
 
-_REFUSALS = {
-    400: b"400 Bad Request",
-    431: b"431 Request Header Fields Too Large",
-    501: b"501 Not Implemented",
-    505: b"505 HTTP Version Not Supported",
-}
+MAX_INFORMATIONAL = 32
+"""Of 1xx responses to one request: servers send one or two, and no flow control stops those that do not end."""
 
 
 class Http1:
@@ -87,34 +70,11 @@ class Http1:
     name = "http1"
 
     __slots__ = (
-        "_asked",
-        "_block",
-        "_buffer",
-        "_chunks",
-        "_closing",
-        "_due",
-        "_early",
-        "_limits",
-        "_method",
-        "_modern",
-        "_out",
-        "_persists",
-        "_queued",
-        "_reading",
-        "_remaining",
-        "_scanned",
-        "_server",
-        "_skipped",
-        "_stream",
-        "_taken",
-        "_to_send",
-        "_unacknowledged",
-        "_writing",
-        "aborted",
-        "active",
-        "finished",
+        "_asked", "_block", "_buffer", "_chunks", "_closing", "_due", "_early", "_head_since", "_informed", "_limits",
+        "_method", "_modern", "_out", "_persists", "_queued", "_reading", "_remaining", "_scanned", "_server",
+        "_skipped", "_stream", "_taken", "_to_send", "_unacknowledged", "_writing", "aborted", "active", "finished",
         "half_close",
-    )
+    )  # fmt: skip
 
     def __init__(self, role: Role, limits: Limits) -> None:
         self._server = role is Role.SERVER
@@ -123,6 +83,7 @@ class Http1:
         self._writing = WAIT if self._server else HEAD
         self._stream = -1
         self._buffer = bytearray()  # a head's beginning, or what waits for its turn
+        self._head_since = 0.0  # when `tick` first saw an unfinished head
         self._scanned = 0  # of a head's beginning: holds no empty line
         self._remaining = 0  # body bytes to come
         self._to_send = 0  # body bytes that we have promised
@@ -136,6 +97,7 @@ class Http1:
         self._asked = b""  # the protocol to switch to
         self._modern = True
         self._block: Sequence[Field] = ()  # of the request, server role
+        self._informed = 0  # 1xx responses to this request
         self._skipped = False  # an empty line before the request
         self._early = b""  # said before CONNECT has its answer
         self._persists = True
@@ -184,6 +146,7 @@ class Http1:
                     break
                 raw = source[position:end]
                 self._scanned = 0
+                self._head_since = 0.0
                 position = end + 4
                 if self._server:
                     self._request(bytes(raw), events)
@@ -227,8 +190,8 @@ class Http1:
     def _request(self, raw: bytes, events: list[Event]) -> None:
         """A request's head is complete."""
         try:
-            head, length, persists, self._modern = parse_request(raw, self._limits.header_fields)
-        except BadHead as bad:
+            head, length, persists, self._modern = read_request(raw, self._limits.header_fields)
+        except Malformed as bad:
             self._refuse(events, bad)
             return
         self._stream += 2
@@ -258,8 +221,8 @@ class Http1:
     def _response(self, raw: bytes, events: list[Event]) -> None:
         """A response's head is complete."""
         try:
-            head, length, persists = parse_response(raw, self._limits.header_fields, self._method, self._asked)
-        except BadHead as bad:
+            head, length, persists = read_response(raw, self._limits.header_fields, self._method, self._asked)
+        except Malformed as bad:
             self._broken(events, bad.reason, bad.detail)
             return
         if head.status == 101 and self._writing != WAIT:
@@ -269,7 +232,11 @@ class Http1:
             self._persists = False
         stream = self._stream
         if head.status < 200 and length == 0:
-            events.append(Informational(stream, head))
+            self._informed += 1
+            if self._informed > MAX_INFORMATIONAL:
+                self._broken(events, "informational_flood", "the upstream sends 1xx responses without end")
+            else:
+                events.append(Informational(stream, head))
         elif length == 0:
             events.append(Response(stream, head, True))
             self._read_all()
@@ -288,7 +255,7 @@ class Http1:
     def _begin_chunks(self) -> None:
         self._reading = CHUNKS
         if self._chunks is None:
-            self._chunks = Chunks(self._limits.header_bytes)
+            self._chunks = Chunks(self._limits.header_bytes, self._limits.header_fields)
         self._chunks.begin()
 
     def _decode(self, source: bytes | bytearray, position: int, events: list[Event]) -> int:
@@ -297,37 +264,33 @@ class Http1:
         assert chunks is not None
         try:
             body, position = chunks.feed(source, position)
-            trailers = check_trailers(chunks.trailers, self._limits.header_fields) if chunks.trailers else ()
-        except BadChunk as bad:
-            self._refuse(events, BadHead(bad.reason, "the chunked body is malformed or over a bound"))
-            return len(source)
-        except BadHead as bad:
+        except Malformed as bad:
             self._refuse(events, bad)
             return len(source)
         if not chunks.done:
             if body:
                 events.append(self._data(body, False))
-        elif trailers:
+            return position
+        if chunks.trailers:
             if body:
                 events.append(self._data(body, False))
-            events.append(Trailers(self._stream, trailers))
-            self._read_all()
+            events.append(Trailers(self._stream, chunks.trailers))
         else:
             events.append(self._data(body, True))
-            self._read_all()
+        self._read_all()
         return position
 
     def _empty_line(self, source: bytes | bytearray, position: int, events: list[Event]) -> int:
         """An empty line stands where a message should begin. Returns how many bytes of it are to be skipped.
 
-        One before a request is an old client's mistake (RFC 9112 section 2.2); more of them, or a response's, are doubt.
+        One before a request is an old client's mistake (RFC 9112 section 2.2); more, or before a response, are doubt.
         """
         if len(source) - position < 2:
             return 0
         if self._server and not self._skipped and source[position + 1] == 0x0A:
             self._skipped = True
             return 2
-        self._refuse(events, BadHead("start_line", "an empty line stands where a message should begin"))
+        self._refuse(events, Malformed("start_line", "an empty line stands where a message should begin"))
         return 0
 
     def _incomplete(self, source: bytes | bytearray, position: int, events: list[Event]) -> None:
@@ -335,22 +298,12 @@ class Http1:
         size = len(source) - position
         if size > self._limits.header_bytes:
             limit = self._limits.header_bytes
-            self._refuse(events, BadHead("header_bytes", f"the head exceeds {limit} bytes", 431))
+            self._refuse(events, Malformed("header_bytes", f"the head exceeds {limit} bytes", 431))
             return
-        scanned = self._scanned
-        line = source.find(b"\n", position + scanned)
-        if line >= 0:
-            first = source.find(b"\n", position)
-            while line >= 0:
-                if line == position or source[line - 1] != 0x0D:
-                    self._refuse(events, BadHead("forbidden_octet", "a line ends in LF alone"))
-                    return
-                line = source.find(b"\n", line + 1)
-            start = bytes(source[position : first - 1])
-            version = start.rpartition(b" ")[2] if self._server else start.partition(b" ")[0]
-            if version not in (b"HTTP/1.1", b"HTTP/1.0"):
-                self._refuse(events, bad_version(version))
-                return
+        bad = http1_head.check_beginning(source, position, self._scanned, self._server)
+        if bad is not None:
+            self._refuse(events, bad)
+            return
         self._scanned = max(0, size - 3)
 
     def _drain(self, source: bytes | bytearray, position: int) -> int:
@@ -376,10 +329,10 @@ class Http1:
                     self._end()
         elif reading == DRAIN:
             self._end()
-        elif self.active:
-            self._broken(events, "closed_early", "the peer closed the connection in the middle of an exchange", CANCEL)
-        elif self._buffer:
-            self._broken(events, "closed_early", "the peer closed the connection in the middle of a head")
+        elif self.active and self._server and reading == WAIT:
+            self._broken(events, "client_closed", "the client closed before its answer was complete", CANCEL)
+        elif self.active or self._buffer:
+            self._broken(events, "closed_early", "the peer closed the connection in the middle of a message", CANCEL)
         else:
             self._end()
         return events
@@ -404,6 +357,7 @@ class Http1:
             # so a small rest is taken in and dropped.
             self.active = 0
             self.half_close = True
+            self._unacknowledged = 0
             rest = self._limits.stream_buffer_bytes
             if self._reading != LENGTH or self._remaining > rest:
                 self._remaining = rest
@@ -436,11 +390,10 @@ class Http1:
             self._queued -= len(early)
             self.send_data(self._stream, early, ended)
 
-    def _refuse(self, events: list[Event], bad: BadHead) -> None:
+    def _refuse(self, events: list[Event], bad: Malformed) -> None:
         """Answer the peer's malformed request, if there is still a way to, and end the connection."""
         if self._server and (not self.active or self._writing == HEAD):
-            line = _REFUSALS.get(bad.status, _REFUSALS[400])
-            self._out.append(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % line)
+            self._out.append(http1_write.write_refusal(bad.status))
             self._writing = DEAD
         self._broken(events, bad.reason, bad.detail)
 
@@ -468,7 +421,7 @@ class Http1:
         """Send a request, upstream. Raises `UnsendableHead`, after which the connection is as it was."""
         if not self.can_open:
             raise RuntimeError(f"{self!r} takes no request")
-        raw, length = write_request(head, end)
+        raw, length = request_bytes(head, end)
         self._out.append(raw)
         self._stream += 2
         self.active = 1
@@ -477,6 +430,9 @@ class Http1:
         self._asked = head.upgrade
         self._reading = HEAD
         self._unacknowledged = 0
+        self._informed = 0
+        if length == TUNNEL:
+            self._persists = False
         if end:
             self._writing = WAIT
         elif length >= 0:
@@ -494,7 +450,7 @@ class Http1:
             raise UnsendableHead("upgrade")
         # A response that begins before its request has ended leaves open where the next request would begin.
         close = self._closing or not self._persists or self._reading != WAIT
-        raw, length, closes = write_response(head, end, self._method, self._modern, close)
+        raw, length, closes = response_bytes(head, end, self._method, self._modern, close)
         self._out.append(raw)
         if closes:
             self._persists = False
@@ -513,10 +469,10 @@ class Http1:
     def send_informational(self, stream: int, head: Head) -> None:
         """Send a 1xx response, which HTTP/1.0 has none of. Raises `UnsendableHead`."""
         if stream == self._stream and self._writing == HEAD and self._modern:
-            self._out.append(write_informational(head))
+            self._out.append(http1_write.write_informational(head))
 
     def send_data(self, stream: int, data: bytes, end: bool) -> None:
-        """Send some of a body. What does not fit the length that was declared ends the connection (RFC 9112 section 6.2)."""
+        """Send some of a body. What does not fit the length that was declared ends the connection (section 6.2)."""
         writing = self._writing
         if stream != self._stream or not self.active:
             return
@@ -560,7 +516,7 @@ class Http1:
         Raises `UnsendableHead`; the body can still be ended without."""
         wanted = not self._server or (b"te", b"trailers") in self._block
         if stream == self._stream and self._writing == CHUNKS and wanted and fields:
-            self._out.append(write_trailers(fields))
+            self._out.append(http1_write.write_trailers(fields))
             self._written_all()
         else:
             self.send_data(stream, b"", True)
@@ -586,7 +542,7 @@ class Http1:
 
     def shutdown(self, final: bool) -> None:
         self._closing = True
-        if not self.active and not self._buffer and self._reading != DRAIN:
+        if final and not self.active and not self._buffer and self._reading != DRAIN:
             self._end()
 
     def detach(self) -> bytes:
@@ -599,18 +555,30 @@ class Http1:
         self.finished = False
         return rest
 
+    def tick(self, now: float) -> bool:
+        if not self.awaits_head:
+            self._head_since = 0.0
+        elif not self._head_since:
+            self._head_since = now
+        else:
+            return now - self._head_since > self._limits.header_timeout
+        return False
+
     @property
     def can_open(self) -> bool:
         return self._writing == HEAD and not self._server and not self._closing
 
     @property
     def awaits_head(self) -> bool:
-        """A head has begun and is not complete: `header_timeout` runs from when this became True."""
+        """A head has begun and is not complete."""
         return self._reading == HEAD and bool(self._buffer)
 
     @property
     def due(self) -> bool:
-        return bool(self._buffer or self._due)
+        if self._due:
+            return True
+        reading = self._reading
+        return bool(self._buffer) and (reading == RAW or (reading == HEAD and not self._scanned))
 
     @property
     def wants_write(self) -> bool:

@@ -1,7 +1,7 @@
 """Writes the heads of HTTP/1.1 messages (RFC 9112 sections 2 to 7): `Head` to bytes. Hot: bench's HTTP/1 scenarios.
 
-A message is framed anew from its block's `content-length` and from nothing else that the block says, and nothing is written
-that could end a line early: a head that came by HTTP/2 can hold what HTTP/1.1 cannot say (`UnsendableHead`).
+A message is framed anew from its block's `content-length` and from nothing else that the block says, and nothing is
+written that could end a line early: a head that came by HTTP/2 can hold what HTTP/1.1 cannot say (`UnsendableHead`).
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def write_request(head: Head, end: bool) -> tuple[bytes, int]:
 
 
 def write_response(head: Head, end: bool, method: bytes, modern: bool, close: bool) -> tuple[bytes, int, bool]:
-    """A response's head as bytes, the framing of its body (length, `CHUNKED`, `UNTIL_CLOSE`, `TUNNEL`, or `BODILESS` to HEAD,
-    with 204 and 304), and whether the connection ends with it.
+    """A response's head as bytes, the framing of its body (length, `CHUNKED`, `UNTIL_CLOSE`, `TUNNEL`, or `BODILESS` to
+    HEAD, with 204 and 304), and whether the connection ends with it.
 
     `method` is the request's, `modern` whether that was HTTP/1.1. Raises `UnsendableHead`.
     """
@@ -148,6 +148,11 @@ def write_informational(head: Head) -> bytes:
     return b"".join(parts)
 
 
+def write_refusal(status: int) -> bytes:
+    """The answer to a request that is not read any further."""
+    return b"%b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % _STATUS_LINES[status]
+
+
 def write_trailers(fields: Sequence[Field]) -> bytes:
     """The last chunk and trailer fields, without those that may not stand there. Raises `UnsendableHead`."""
     parts = [b"0"]
@@ -157,7 +162,10 @@ def write_trailers(fields: Sequence[Field]) -> bytes:
 
 
 def _write_fields(block: Sequence[Field], parts: list[bytes]) -> tuple[int | None, bool]:
-    """Append what of `block` is end-to-end, as `CRLF name: ` and value. Returns content-length, and if trailers are taken."""
+    """Append what of `block` is end-to-end, as `CRLF name: ` and value.
+
+    Returns content-length, and whether trailers are taken. Raises `UnsendableHead`.
+    """
     if 0 in b"".join([value for _, value in block]).translate(CLEAN):
         raise UnsendableHead("field_value")  # HTTP/2 can carry what ends a line here
     append = parts.append

@@ -3,25 +3,22 @@
 libnghttp2 frames, compresses, keeps windows and refuses most malformed messages; this file translates its events, adds
 the rules of `messages`, and keeps the bounds that it does not have:
 
-* A stream that its client ends early, or makes us end, counts against `limits.resets` plus the streams completed in this
-  window of time and the one before it; a window lasts `limits.resets_window`. The codec has no clock: its user calls
-  `tick` with the time now and then (once a second is plenty), and a window never ends if it does not.
-* Control frames (PING, SETTINGS, WINDOW_UPDATE, empty DATA, late RST_STREAM, ...) use up a budget that messages received,
-  bytes sent and a new window of time refill. Frames that libnghttp2 keeps to itself (PRIORITY, unknown types) are bounded
-  by the bytes that arrive while no message makes progress.
-* Body bytes are given back to the peer's windows by `acknowledge` alone, also when their stream has closed meanwhile;
+* Streams ended early and control frames have an `Allowance`. The codec has no clock: its user calls `tick` with the
+  time now and then (once a second is plenty); without, what was counted is never forgotten. Frames that libnghttp2
+  keeps to itself (PRIORITY, unknown types) are known by the bytes that arrive while no message makes progress.
+* Body bytes are given back to the peer's windows by `acknowledge` alone, also if their stream has closed meanwhile;
   what this file discards it gives back itself. The connection's window is wider than `limits.buffer_bytes` where that
-  takes sixteen stalled streams' windows to use up: on a shared connection, four slow readers must not stop the others.
+  would be used up by fewer than sixteen stalled streams: slow readers must not stop the others on a shared connection.
 * A header block over `limits.header_bytes` (32 bytes per field are forgiven) ends the connection, as its compression
-  state is not worth keeping; one with more than `limits.header_fields` fields is refused alone, up to four times as many.
+  state is not worth keeping; one of more than `limits.header_fields` is refused alone, up to four times as many.
 * A request above `limits.streams` ends the connection. One that the peer may have sent before it knew that number is
   sent back with REFUSED_STREAM, and no event tells of it.
 
-A malformed message is answered by RST_STREAM(PROTOCOL_ERROR), also in mid-body. A server whose response ends before the
-request does sends RST_STREAM(NO_ERROR) after it (RFC 9113 section 8.1) and forgets the rest, except in a CONNECT tunnel,
-whose directions end separately. To a client, such a reset after a whole response is no event.
+A malformed message is answered by RST_STREAM(PROTOCOL_ERROR), also in mid-body. A server whose response ends before
+the request does sends RST_STREAM(NO_ERROR) after it (RFC 9113 section 8.1) and forgets the rest, except in a CONNECT
+tunnel, whose directions end separately. To a client, such a reset after a whole response is no event.
 
-What falls due while bytes are taken (a head too large to be sent, say) is told by the next `receive`, which may be of `b""`.
+What falls due while bytes are taken (a head too large to be sent, say) is told by the next `receive`, if only of `b""`.
 """
 
 from __future__ import annotations
@@ -50,6 +47,7 @@ from ngh2 import Event as EngineEvent
 from ngh2 import Role as EngineRole
 
 from mesh.model.limits import KIB, Limits
+from mesh.wire.allowance import Allowance
 from mesh.wire.codec import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
@@ -72,8 +70,6 @@ from mesh.wire.head import Field, Head
 from mesh.wire.messages import STATUSES, request_head
 
 FRAME = 16 * KIB
-CONTROL_BUDGET = 4000
-"""Units: a control frame costs 1, one that we must answer 4; a message refunds 8, eight bytes sent refund 1."""
 UNFLUSHED = 16 * KIB
 """Bytes that `receive` prepares for `take` at most before it leaves the rest with the engine."""
 STALLED_STREAMS = 16
@@ -81,18 +77,16 @@ STALLED_STREAMS = 16
 
 
 class Http2:
-    """An HTTP/2 connection. Implements `Codec`; `tick` is its addition."""
+    """An HTTP/2 connection. Implements `Codec`."""
 
     name = "http2"
     half_close = False
 
     __slots__ = (
         "_accepting",
+        "_allowance",
         "_broken",
-        "_completed",
-        "_control",
         "_due",
-        "_earned",
         "_ended",
         "_engine",
         "_final",
@@ -105,14 +99,10 @@ class Http2:
         "_out",
         "_over",
         "_peer_streams",
-        "_quiet",
-        "_quiet_bound",
-        "_resets",
         "_role",
         "_server",
         "_tunnels",
         "_window",
-        "_window_end",
     )
 
     def __init__(self, role: Role, limits: Limits) -> None:
@@ -144,10 +134,7 @@ class Http2:
         self._last_stream = 0
         self._window = max(limits.buffer_bytes, STALLED_STREAMS * limits.stream_buffer_bytes)
         self._held = 0
-        self._resets = self._completed = self._earned = 0
-        self._control = self._quiet = 0
-        self._quiet_bound = 2 * limits.header_bytes + 4 * FRAME
-        self._window_end = 0.0
+        self._allowance = Allowance(limits)
         self._goaway: GoAway | None = None
         self._final = False
         self._over = False  # nothing is read or sent any more, but for what is in _out
@@ -164,12 +151,9 @@ class Http2:
         self._engine.initiate_connection(settings)
         self._engine.set_local_window_size(self._window)
 
-    def tick(self, now: float) -> None:
-        """Tell the time, in seconds on any monotonic clock: counts start anew once per `limits.resets_window`."""
-        if now >= self._window_end:
-            self._window_end = now + self._limits.resets_window
-            self._earned = self._completed
-            self._completed = self._resets = self._control = self._quiet = 0
+    def tick(self, now: float) -> bool:
+        self._allowance.tick(now)
+        return False  # a header block that never ends is bounded by its bytes, and its connection by being idle
 
     # --- the peer's bytes ---------------------------------------------------------------
 
@@ -192,8 +176,8 @@ class Http2:
             self._flush(events)
         if control or len(events) == before:
             self._count_noise(len(data), control, len(events) - before, events)
-        elif self._quiet:
-            self._quiet = 0
+        elif self._allowance.quiet:
+            self._allowance.quiet = 0
         if self._broken:
             self._fall_silent(events)
         return events
@@ -224,7 +208,7 @@ class Http2:
                 if code or self._ended or self._lingering or self._tunnels:
                     self._closed(event, events)
                 elif opened.pop(stream, None) is not None:
-                    self._completed += 1
+                    self._allowance.completed += 1
             elif kind is RequestReceived:
                 stream = event.stream_id  # type: ignore[attr-defined]
                 block = event.headers  # type: ignore[attr-defined]
@@ -317,9 +301,9 @@ class Http2:
             self._ended.discard(stream)
             self._mend_window()
         elif answered:
-            self._completed += 1
+            self._allowance.completed += 1
         elif not code:
-            self._completed += was_open
+            self._allowance.completed += was_open
         elif event.local_error is not None:  # type: ignore[attr-defined]
             if was_open:
                 detail = f"could not be sent: {event.local_error}"  # type: ignore[attr-defined]
@@ -353,18 +337,13 @@ class Http2:
         self._count_reset(events)
 
     def _count_reset(self, events: list[Event]) -> None:
-        if self._server:
-            self._resets += 1
-            if self._resets > self._limits.resets + self._completed + self._earned:
-                self._break("rapid_reset", f"{self._resets} streams ended early", ENHANCE_YOUR_CALM, events)
+        if self._server and self._allowance.ended_early():
+            self._break("rapid_reset", "too many streams ended early", ENHANCE_YOUR_CALM, events)
 
     def _count_noise(self, size: int, control: int, messages: int, events: list[Event]) -> None:
-        self._control = max(0, self._control + control - 8 * messages)
-        self._quiet = 0 if messages else self._quiet + max(0, size - 13 * control)
-        if self._control > CONTROL_BUDGET:
-            self._break("control_flood", "too many control frames for so few messages", ENHANCE_YOUR_CALM, events)
-        elif self._quiet > self._quiet_bound:
-            self._break("control_flood", f"{self._quiet} bytes without a message", ENHANCE_YOUR_CALM, events)
+        exceeded = self._allowance.heard(size, control, messages)
+        if exceeded:
+            self._break("control_flood", exceeded, ENHANCE_YOUR_CALM, events)
 
     def _mend_window(self) -> None:
         """Widen the connection's window by what the engine lost of it.
@@ -433,8 +412,8 @@ class Http2:
                 self._release_lingering()
         data = self._out
         self._out = b""
-        if self._control and data:
-            self._control = max(0, self._control - (len(data) >> 3))
+        if self._allowance.control:
+            self._allowance.said(len(data))
         return data
 
     def _flush(self, events: list[Event]) -> None:
@@ -467,7 +446,7 @@ class Http2:
                 self._lingering.discard(stream)
                 self._open.pop(stream, None)
                 self._send_reset(stream, NO_ERROR)
-                self._completed += 1
+                self._allowance.completed += 1
         self._flush(self._due)
 
     def send_request(self, head: Head, end: bool) -> int:
@@ -543,11 +522,12 @@ class Http2:
         if self._over:
             return
         try:
-            if final:
+            if not self._server:
+                self._final = True  # there is no one to warn
+            elif final:
                 self._final = True
-                if self._server:
-                    self._engine.send_goaway(NO_ERROR)
-            elif self._server:
+                self._engine.send_goaway(NO_ERROR)
+            else:
                 self._engine.send_shutdown_notice()
         except NGH2Error:
             pass  # the peer's own GOAWAY came first, and no stream is open
@@ -566,7 +546,7 @@ class Http2:
 
     @property
     def wants_write(self) -> bool:
-        return self._engine.want_write or bool(self._out)
+        return bool(self._out) or (not self._over and self._engine.want_write)  # an engine that failed raises
 
     @property
     def wants_read(self) -> bool:

@@ -1,13 +1,13 @@
 """HTTP/2 on h2, the reference implementation: the fallback where ngh2 has no wheel, and the oracle of tests.
 
-It says what `mesh.wire.http2` says, at many times the cost; read that one for the bounds and their reasons. How it works:
+It says what `mesh.wire.http2` says, at many times the cost; read that one for bounds and reasons. How it works:
 
 * Frames are cut here and given to h2 one at a time. Header blocks are decoded here (hpack) and judged by `messages`, as
   h2 ends the connection where the stream would do; h2 sees a stand-in that moves its state machine.
 * GOAWAY never reaches h2, which forgets its streams at the sight of one; here they go on.
 
-Known differences, which RFC 9113 allows: the code in RST_STREAM or GOAWAY may be another one, and an offence that may be
-treated either way (a WINDOW_UPDATE beyond the largest window, DATA after END_STREAM) may end the stream here and the
+Known differences, which RFC 9113 allows: the code in RST_STREAM or GOAWAY may be another one, and an offence that may
+be treated either way (a WINDOW_UPDATE beyond the largest window, DATA after END_STREAM) may end the stream here and the
 connection there. A stream is refused here at the offence, there at the end of the bytes that it came with.
 """
 
@@ -28,6 +28,7 @@ from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import ContinuationFrame, Frame, HeadersFrame
 
 from mesh.model.limits import KIB, Limits
+from mesh.wire.allowance import Allowance
 from mesh.wire.codec import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
@@ -52,10 +53,9 @@ from mesh.wire.messages import content_length, strict_request_head, strict_respo
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME = 16 * KIB
 CONTINUATIONS = 128
-CONTROL_BUDGET = 4000
 STALLED_STREAMS = 16
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-CONTROL_COST = {SETTINGS: 4, PING: 4, GOAWAY: 12}
+CONTROL_COST: dict[int | None, int] = {SETTINGS: 4, PING: 4, GOAWAY: 12}
 STREAM_LIMIT = 2**31 - 1
 
 
@@ -78,7 +78,7 @@ class _Stream:
 
 
 class Http2Reference:
-    """An HTTP/2 connection. Implements `Codec`; `tick` is its addition."""
+    """An HTTP/2 connection. Implements `Codec`."""
 
     name = "http2"
     half_close = False
@@ -116,10 +116,7 @@ class Http2Reference:
         self._peer_streams = 100
         self._last_stream = 0
         self._window = max(limits.buffer_bytes, STALLED_STREAMS * limits.stream_buffer_bytes)
-        self._resets = self._completed = self._earned = 0
-        self._control = self._quiet = 0
-        self._quiet_bound = 2 * limits.header_bytes + 4 * FRAME
-        self._window_end = 0.0
+        self._allowance = Allowance(limits)
         self._goaway: GoAway | None = None
         self._final = False
         self._over = False
@@ -145,12 +142,9 @@ class Http2Reference:
         if self._server:
             engine.receive_data(PREFACE)  # h2 is told what we check ourselves
 
-    def tick(self, now: float) -> None:
-        """Tell the time, in seconds on any monotonic clock: counts start anew once per `limits.resets_window`."""
-        if now >= self._window_end:
-            self._window_end = now + self._limits.resets_window
-            self._earned = self._completed
-            self._completed = self._resets = self._control = self._quiet = 0
+    def tick(self, now: float) -> bool:
+        self._allowance.tick(now)
+        return False
 
     # --- the peer's bytes ---------------------------------------------------------------
 
@@ -195,7 +189,9 @@ class Http2Reference:
         del raw[: 9 + length]
         if frame.type in (WINDOW_UPDATE, GOAWAY) and body:
             body = bytes((body[0] & 0x7F,)) + body[1:]  # hyperframe reads the reserved bit
-        if frame.type == WINDOW_UPDATE and frame.stream_id not in (0, *self._streams) and body == bytes(4):
+        known = max(self._last_stream, self._engine.highest_outbound_stream_id)
+        gone = 0 < frame.stream_id <= known and frame.stream_id not in self._streams
+        if frame.type == WINDOW_UPDATE and gone and body == bytes(4):
             frame.type = PRIORITY  # nothing, to a stream that is gone: as good as ignored
             return frame
         frame.parse_body(memoryview(body))
@@ -359,7 +355,7 @@ class Http2Reference:
     def _close_if_done(self, stream: int, state: _Stream) -> None:
         if state.ended and state.end and not state.waiting and state.trailers is None and not state.chunks:
             self._forget(stream)
-            self._completed += 1
+            self._allowance.completed += 1
 
     def _forget(self, stream: int) -> None:
         self._streams.pop(stream, None)
@@ -408,18 +404,13 @@ class Http2Reference:
         self._count_reset(events)
 
     def _count_reset(self, events: list[Event]) -> None:
-        if self._server:
-            self._resets += 1
-            if self._resets > self._limits.resets + self._completed + self._earned:
-                self._break("rapid_reset", f"{self._resets} streams ended early", ENHANCE_YOUR_CALM, events)
+        if self._server and self._allowance.ended_early():
+            self._break("rapid_reset", "too many streams ended early", ENHANCE_YOUR_CALM, events)
 
     def _count_noise(self, size: int, control: int, messages: int, events: list[Event]) -> None:
-        self._control = max(0, self._control + control - 8 * messages)
-        self._quiet = 0 if messages else self._quiet + max(0, size - 13 * control)
-        if self._control > CONTROL_BUDGET:
-            self._break("control_flood", "too many control frames for so few messages", ENHANCE_YOUR_CALM, events)
-        elif self._quiet > self._quiet_bound:
-            self._break("control_flood", f"{self._quiet} bytes without a message", ENHANCE_YOUR_CALM, events)
+        exceeded = self._allowance.heard(size, control, messages)
+        if exceeded:
+            self._break("control_flood", exceeded, ENHANCE_YOUR_CALM, events)
 
     def _break(self, reason: str, detail: str, code: int | None, events: list[Event]) -> None:
         """End the connection; h2 has queued GOAWAY already where `code` is None."""
@@ -448,8 +439,8 @@ class Http2Reference:
                 self._pump(stream, state)
         data = self._out + self._engine.data_to_send()
         self._out = b""
-        if self._control:
-            self._control = max(0, self._control - (len(data) >> 3))
+        if self._allowance.control:
+            self._allowance.said(len(data))
         return data
 
     def _pump(self, stream: int, state: _Stream) -> None:
@@ -477,7 +468,7 @@ class Http2Reference:
         if stream in self._lingering:
             self._forget(stream)
             self._send_reset(stream, NO_ERROR)
-            self._completed += 1
+            self._allowance.completed += 1
 
     def send_request(self, head: Head, end: bool) -> int:
         if not self.can_open:
@@ -549,7 +540,7 @@ class Http2Reference:
         self._accepting = False
         if self._over:
             return
-        self._final = self._final or final
+        self._final = self._final or final or not self._server  # a client has no one to warn
         if self._server:
             self._out += self._engine.data_to_send()
             self._out += self._goaway_bytes(self._last_stream if final else STREAM_LIMIT, NO_ERROR)

@@ -32,7 +32,6 @@ from mesh.model.resources import (
         ("www.example.com", None),
         ("", None),
         (".", None),
-        ("votes.", ("demo", "votes")),
         ("votes..svc", None),
         (".demo", None),
         ("v" * 254, None),

@@ -102,7 +102,7 @@ async def test_first_exit_and_ready(start: Start) -> None:
         start("print('+-----'); print('no such table'); print('----'); exit(4)", "short") as short,
     ):
         assert await first_exit(long, short) is short
-        with pytest.raises(ChildError, match="^short exited with status 4 before it was ready: no such table$"):
+        with pytest.raises(ChildError, match=r"^short exited with status 4 before it was ready: no such table$"):
             await until_ready((long, short), trio.sleep_forever, "come up")
         await until_ready((long,), trio.lowlevel.checkpoint, "come up")
         assert repr(long).endswith("running>")

@@ -34,7 +34,7 @@ def test_announced_mesh_is_found_and_private(own_runtime_folder: Path) -> None:
 def test_no_folder_is_no_mesh(own_runtime_folder: Path) -> None:
     """Where nothing ever ran, the error says how to start something."""
     assert rendezvous.read(own_runtime_folder) is None
-    with pytest.raises(ControlError, match="conduit up -f mesh.yaml"):
+    with pytest.raises(ControlError, match=r"conduit up -f mesh\.yaml"):
         rendezvous.find()
     with pytest.raises(ControlError, match="no mesh is running to join"):
         rendezvous.joined()

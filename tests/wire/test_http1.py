@@ -314,7 +314,7 @@ SMUGGLING = [
 @pytest.mark.parametrize("step", [10**6, 7, 1], ids=["whole", "sevens", "bytewise"])
 @pytest.mark.parametrize("case", SMUGGLING, ids=[f"{n}-{case[0][:70]!r}" for n, case in enumerate(SMUGGLING)])
 def test_nothing_is_seen_after_a_refusal(case, step):
-    """A doubtful head is answered and ends the connection: neither it nor what follows is ever shown, however it comes."""
+    """A doubtful head is answered and ends the connection: neither it nor what follows is shown, however it comes."""
     raw, status = case
     if step == 1 and len(raw) > 10_000:
         step = 100
@@ -394,6 +394,38 @@ def test_a_dribbled_head_costs_no_more_than_its_bytes():
     assert codec.awaits_head
     assert kinds(codec.receive(raw[-1:])) == ["Request+"]
     assert not codec.awaits_head
+
+
+def test_a_head_has_a_deadline():
+    """Seconds count from the first tick that sees the head's beginning; each head has its own."""
+    codec = server(header_timeout=10.0)
+    codec.receive(GET[:5])
+    assert [codec.tick(now) for now in (100.0, 105.0, 110.0, 111.0)] == [False, False, False, True]
+    codec = server(header_timeout=10.0)
+    codec.receive(GET[:5])
+    for now in range(100, 150, 5):
+        assert not codec.tick(now)
+        [request] = codec.receive(GET[5:] + GET[:5])
+        codec.send_response(request.stream, Head.response(204), True)
+        assert codec.receive(b"") == []
+
+
+def test_due_says_when_to_ask_for_more():
+    """Only what waited behind the exchange that has just ended is due, not the beginning of a head."""
+    codec = server()
+    assert not codec.due
+    codec.receive(GET + GET + GET[:9])
+    assert not codec.due
+    codec.send_response(1, Head.response(204), True)
+    assert (codec.due, codec.wants_write) == (True, True)
+    codec.take()
+    assert kinds(codec.receive(b"")) == ["Request+"]
+    codec.send_response(3, Head.response(204), True)
+    assert codec.due
+    assert codec.receive(b"") == []
+    assert not codec.due
+    codec.take()
+    assert not codec.wants_write
 
 
 # --- server: ends ----------------------------------------------------------------------
@@ -495,9 +527,17 @@ def test_commands_for_a_stream_that_is_gone_do_nothing():
 
 
 def test_shutdown_ends_after_the_response():
-    """An idle connection ends at once; a busy one says close and ends after its answer, and no pipelined request starts."""
+    """An idle one ends when that is final; a busy one says close and ends after its answer, whatever is pipelined."""
     codec = server()
     codec.shutdown(False)
+    assert not codec.finished
+    codec.shutdown(True)
+    assert codec.finished
+    codec = server()
+    codec.shutdown(False)
+    codec.receive(GET)
+    codec.send_response(1, Head.response(200), True)
+    assert b"connection: close" in codec.take()
     assert codec.finished
     codec = server()
     codec.receive(GET + GET)
@@ -612,6 +652,13 @@ def test_a_doubtful_response_is_never_shown(raw, step):
     assert (codec.finished, codec.can_open, codec.take()) == (True, False, b"")
 
 
+def test_informational_responses_are_bounded():
+    """An upstream cannot send heads for ever instead of an answer."""
+    codec = asked()
+    events = codec.receive(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+    assert kinds(events) == ["Informational"] * 32 + ["Reset", "Broken"]
+
+
 def test_an_upstream_that_speaks_unasked_is_not_asked():
     """A response before its request is somebody else's."""
     codec = client()
@@ -704,7 +751,9 @@ def test_reset_and_shutdown_of_a_client():
     assert codec.finished
     codec = client()
     codec.shutdown(False)
-    assert (codec.finished, codec.can_open) == (True, False)
+    assert (codec.finished, codec.can_open) == (False, False)
+    codec.shutdown(True)
+    assert codec.finished
 
 
 # --- tunnels ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """HTTP/1.1 under any split, any bytes, and another implementation's eyes (h11 is the oracle)."""
 
 import re
+from itertools import pairwise
 
 import h11
 from hypothesis import given, settings
@@ -98,7 +99,7 @@ def feed(codec: Http1, raw: bytes, cuts: list[int], *, answer: bool) -> list[Eve
     """Feed `raw` cut at `cuts`; a server answers each request as soon as it is whole."""
     events: list[Event] = []
     bounds = [0, *sorted(cuts), len(raw)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):  # noqa: RUF007  # the same twice is an empty piece
+    for begin, end in pairwise(bounds):
         new = codec.receive(raw[begin:end])
         while new:
             events += new
@@ -157,41 +158,14 @@ def test_any_split_of_a_response_gives_the_same_events(message, data):
         assert rest == [b"".join(body), *([tuple(trailers)] if trailers and not sized else [])]
 
 
-pieces = st.sampled_from(
-    [
-        b"GET",
-        b"POST",
-        b" ",
-        b"/",
-        b"*",
-        b"HTTP/1.1",
-        b"HTTP/1.0",
-        b"HTTP/2.0",
-        b"\r\n",
-        b"\r\n\r\n",
-        b"\n",
-        b"\r",
-        b"\0",
-    ]
-    + [
-        b"Host: a",
-        b"Host:",
-        b"Content-Length: 5",
-        b"Content-Length: 0",
-        b"Transfer-Encoding: chunked",
-        b"chunked",
-        b"5",
-    ]
-    + [b"Connection: close", b"Connection: upgrade", b"Upgrade: websocket", b"hello", b"0\r\n\r\n", b": ", b"\t", b";x"]
-    + [
-        b"GET / HTTP/1.1\r\nHost: a\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\n",
-        b"HTTP/1.1 200 OK\r\n",
-        b"HTTP/1.1 101 x\r\n",
-    ]
-    + [b"5\r\nhello\r\n", b"0\r\nA: b\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n", b"http://a/", b"#"]
-)
-noise = st.lists(pieces | st.binary(max_size=10), max_size=20)
+PIECES = (
+    b"GET", b"POST", b" ", b"/", b"*", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"\r\n", b"\r\n\r\n", b"\n", b"\r",
+    b"\0", b"Host: a", b"Host:", b"Content-Length: 5", b"Content-Length: 0", b"Transfer-Encoding: chunked",
+    b"chunked", b"5", b"Connection: close", b"Connection: upgrade", b"Upgrade: websocket", b"hello", b"0\r\n\r\n",
+    b": ", b"\t", b";x", b"GET / HTTP/1.1\r\nHost: a\r\n", b"POST / HTTP/1.1\r\nHost: a\r\n", b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 101 x\r\n", b"5\r\nhello\r\n", b"0\r\nA: b\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n", b"http://a/", b"#",
+)  # fmt: skip
+noise = st.lists(st.sampled_from(PIECES) | st.binary(max_size=10), max_size=20)
 token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 
 

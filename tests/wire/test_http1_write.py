@@ -7,6 +7,7 @@ from mesh.wire.http1_head import BODILESS, CHUNKED, TUNNEL, UNTIL_CLOSE
 from mesh.wire.http1_write import (
     UnsendableHead,
     write_informational,
+    write_refusal,
     write_request,
     write_response,
     write_trailers,
@@ -118,7 +119,7 @@ RESPONSES = [
     (304, LENGTH_5, True, b"GET", True, False, b"304 Not Modified|content-length: 5||", BODILESS, False),
     (599, [], True, b"GET", True, False, b"599 |content-length: 0||", 0, False),
     (200, LENGTH_5, False, b"CONNECT", True, False, b"200 OK||", TUNNEL, False),
-    (407, [], True, b"CONNECT", True, True, b"407 Proxy Authentication Required|content-length: 0|connection: close||", 0, True),
+    (502, [], True, b"CONNECT", True, True, b"502 Bad Gateway|content-length: 0|connection: close||", 0, True),
 ]  # fmt: skip
 
 
@@ -151,6 +152,13 @@ def test_informational_responses_have_no_framing():
     for status in (101, 200):
         with pytest.raises(UnsendableHead):
             write_informational(Head.response(status))
+
+
+def test_a_refusal_closes():
+    """Whoever is refused learns why and that no more will be read."""
+    assert write_refusal(431) == (
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )
 
 
 def test_trailers_carry_nothing_that_frames():

@@ -325,6 +325,19 @@ def test_body_waits_for_the_window(pair):
     assert pair.server.queued(0) == 0
 
 
+def test_wants_write_tells_whether_there_are_bytes_to_take():
+    """Nothing at rest, something after a command, nothing again while the peer's window is used up."""
+    pair = Pair(Http2, Http2)
+    assert not pair.server.wants_write
+    stream = pair.ask()
+    pair.server.send_response(stream, OK, False)
+    assert pair.server.wants_write
+    pair.server.send_data(stream, bytes(100_000), True)
+    pair.pump()
+    assert pair.server.queued(stream)
+    assert not pair.server.wants_write
+
+
 def test_windows_never_leak(pair):
     """Many connections' windows go through, with acknowledgements before and after their streams close."""
     piece = bytes(60_000)
@@ -427,7 +440,6 @@ def test_client_shuts_down(pair):
     stream = pair.ask()
     pair.client.shutdown(False)
     assert not pair.client.can_open
-    pair.client.shutdown(True)
     assert not pair.client.finished
     pair.server.send_response(stream, OK, True)
     pair.pump()
@@ -489,8 +501,10 @@ def test_garbage_for_a_preface_breaks(codec, garbage):
     assert "broken" in repr(server)
     assert not server.wants_read
     assert server.receive(b"more") == []
+    assert server.wants_write
     assert goaways(server.take())
     assert server.finished
+    assert not server.tick(1e9)
     assert server.receive_eof() == []
     server.shutdown(True)
     assert server.take() == b""
@@ -902,6 +916,10 @@ def test_header_block_that_cannot_be_sent_resets_the_stream():
     """A head far over the bounds of any peer becomes a Reset of its stream, not an exception."""
     client = client_of(Http2, [])
     stream = client.send_request(Head.request(b"GET", b"/", authority=b"a.b", fields=[(b"a", b"b" * 300_000)]), True)
+    assert client.wants_write
+    assert not client.due
     client.take()
+    assert client.due
     [event] = client.receive(b"")
+    assert not client.due
     assert (type(event), event.stream, event.unprocessed) == (Reset, stream, True)

@@ -1,8 +1,8 @@
 """The two HTTP/2 codecs compared: what one shows of a byte stream, the other shows.
 
-Sessions are recorded between two `Http2`, then replayed to both codecs in pieces of any size, as they were or damaged. The
-events must be equal up to the first refusal, which both must utter; what RFC 9113 leaves open (whether an offence ends the
-stream or the connection) is not compared, and neither is what comes after it.
+Sessions are recorded between two `Http2`, then replayed to both codecs in pieces of any size, as they were or damaged.
+The events must be equal up to the first refusal, which both must utter; what RFC 9113 leaves open (whether an offence
+ends the stream or the connection) is not compared, and neither is what comes after it.
 """
 
 from itertools import chain, groupby
@@ -159,7 +159,7 @@ def compare(role, script, data, sizes):
     return ours
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(exchanges, st.booleans(), pieces, pieces)
 def test_valid_sessions_mean_the_same_to_both(script, final, sizes, other_sizes):
     """Sound sessions are shown alike by both codecs, however they are split."""
@@ -170,7 +170,7 @@ def test_valid_sessions_mean_the_same_to_both(script, final, sizes, other_sizes)
         assert until_refusal(replay(Http2, role, script, data, other_sizes)) == (told, True)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(exchanges, st.booleans(), crumbs, damage, st.sampled_from(list(Role)))
 def test_damaged_sessions_mean_the_same_to_both(script, final, sizes, damage, role):
     """Whatever is shown before the first refusal is the same, and both refuse or neither does."""
@@ -178,7 +178,7 @@ def test_damaged_sessions_mean_the_same_to_both(script, final, sizes, damage, ro
     compare(role, script, spoil(up if role is Role.SERVER else down, damage), sizes)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(st.binary(max_size=400), st.sampled_from(CODECS), st.sampled_from(list(Role)), pieces)
 def test_random_bytes_never_raise(data, kind, role, sizes):
     """No bytes make a codec raise, and nothing follows Broken."""

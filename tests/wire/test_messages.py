@@ -37,8 +37,10 @@ def test_authority_of_host_and_port(authority):
 
 @pytest.mark.parametrize(
     "authority",
-    [b"", b"u@a", b"u:p@a", b"a b", b"a/b", b"a?b", b"a#b", b"a\\b", b"a:", b"a:b", b"a:123456", b"[::1", b"::1"]
-    + [b"[a.b]", b"a\x00", b"a\xff", b"a\n", b"a" * 256, b":80", b"a:80:80", b"[]"],
+    [
+        b"a" * 256,
+        *b"|u@a|u:p@a|a b|a/b|a?b|a#b|a\\b|a:|a:b|a:123456|[::1|::1|[a.b]|a\x00|a\xff|a\n|:80|a:80:80|[]".split(b"|"),
+    ],
 )
 def test_authority_with_anything_else(authority):
     """Userinfo, paths, odd bytes and half addresses are not."""

@@ -1,0 +1,71 @@
+"""What an HTTP/2 peer may do besides sending messages, and how much of it: streams ended early, control frames, noise.
+
+There is no clock here; whoever has one calls `tick`. The counts are about one connection.
+"""
+
+from __future__ import annotations
+
+from mesh.model.limits import KIB, Limits
+
+CONTROL_BUDGET = 4000
+"""Units: a control frame costs 1, one that we must answer 4; a message refunds 8, eight bytes sent refund 1."""
+CONTROL_FRAME = 13
+"""Bytes of a typical control frame, WINDOW_UPDATE."""
+REFUND = 8
+
+
+class Allowance:
+    """Counts one connection's abuse of resets (CVE-2023-44487, CVE-2025-8671) and of frames that carry no message."""
+
+    __slots__ = (
+        "_earned",
+        "_quiet_bound",
+        "_resets",
+        "_resets_bound",
+        "_window",
+        "_window_end",
+        "completed",
+        "control",
+        "quiet",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self.completed = 0  # streams that ended well, in this window of time
+        self.control = 0  # units spent
+        self.quiet = 0  # bytes since the last message
+        self._resets = 0
+        self._resets_bound = limits.resets
+        self._earned = 0
+        self._quiet_bound = 2 * limits.header_bytes + 64 * KIB  # a header block and some frames of the largest size
+        self._window = limits.resets_window
+        self._window_end = 0.0
+
+    def tick(self, now: float) -> None:
+        """Start the counts anew if a window of time is over; `now` is in seconds."""
+        if now >= self._window_end:
+            self._window_end = now + self._window
+            self._earned = self.completed
+            self.completed = self._resets = self.control = self.quiet = 0
+
+    def ended_early(self) -> bool:
+        """Count a stream that the peer ended early, or made us end; True if that was one too many.
+
+        Allowed are `limits.resets` and one more for each stream completed in this window of time or the one before it,
+        so that an honest client may cancel much of what it asks for on a busy connection.
+        """
+        self._resets += 1
+        return self._resets > self._resets_bound + self.completed + self._earned
+
+    def heard(self, size: int, control: int, messages: int) -> str:
+        """Count `size` bytes received that held `messages` and cost `control` units; what was exceeded, or nothing."""
+        self.control = max(0, self.control + control - REFUND * messages)
+        self.quiet = 0 if messages else self.quiet + max(0, size - CONTROL_FRAME * control)
+        if self.control > CONTROL_BUDGET:
+            return "too many control frames for so few messages"
+        if self.quiet > self._quiet_bound:
+            return f"{self.quiet} bytes without a message"
+        return ""
+
+    def said(self, size: int) -> None:
+        """Refund for `size` bytes sent: a peer that receives much must answer with window updates."""
+        self.control = max(0, self.control - (size >> 3))

@@ -1,0 +1,65 @@
+"""conduit apply, against a real control plane."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import POLICY
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    """A file with a TrafficPolicy."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY % 2)
+    return path
+
+
+def test_applied_resource_is_in_force(conduit: Callable, control: str, policy: Path) -> None:
+    """Created, then unchanged, then configured; `get` shows it as it is now."""
+    assert conduit("apply", "-f", policy) == (0, "TrafficPolicy demo/words created\n", "")
+    assert conduit("apply", "-f", policy).out == "TrafficPolicy demo/words unchanged\n"
+    policy.write_text(POLICY % 3)
+    [status] = json.loads(conduit("apply", "-f", policy, "-o", "json").out)
+    assert (status["name"], status["result"], status["accepted"]) == ("words", "configured", True)
+    [view] = json.loads(conduit("get", "tp", "words", "-o", "json").out)
+    assert view["spec"]["timeouts"] == {"request": 3.0}
+
+
+def test_mistake_is_told_with_its_place(conduit: Callable, control: str, policy: Path) -> None:
+    """File, line and field as an editor wants them; what was in force stays."""
+    conduit("apply", "-f", policy)
+    policy.write_text(POLICY.replace("timeouts", "timeout") % 9)
+    result = conduit("apply", "-f", policy)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"conduit: {policy}:7: spec.timeout: ")
+    [view] = json.loads(conduit("get", "tp", "-o", "json").out)
+    assert view["spec"]["timeouts"] == {"request": 2.0}
+
+
+def test_folders_and_stdin(conduit: Callable, control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder stands for the YAML files in it, in order; - for stdin; an empty folder is a mistake."""
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    result = conduit("apply", "-f", folder)
+    assert (result.code, result.err) == (1, f"conduit: {folder}: holds no .yaml file\n")
+    for name in ("b", "a"):
+        (folder / f"{name}.yaml").write_text(POLICY.replace("name: words", f"name: {name}") % 1)
+    (folder / "notes.txt").write_text("not YAML: [")
+    assert conduit("apply", "-f", folder).out == "TrafficPolicy demo/a created\nTrafficPolicy demo/b created\n"
+    read, write = os.pipe()
+    os.write(write, (POLICY % 4).encode())
+    os.close(write)
+    with os.fdopen(read) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert conduit("apply", "-f", "-").out == "TrafficPolicy demo/words created\n"
+
+
+def test_name_beyond_ascii(conduit: Callable, control: str, tmp_path: Path) -> None:
+    """A file's name reaches the reader as it is, whatever a header field could carry."""
+    path = tmp_path / "règles.yaml"
+    path.write_text("kind: Nothing\n")
+    assert conduit("apply", "-f", path).err.startswith(f"conduit: {path}:1: kind: ")

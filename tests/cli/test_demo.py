@@ -1,0 +1,109 @@
+"""The whole demo with both real planes, and the other commands beside it, each in a process of its own."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from mesh.cli.demo import how_we_are_called, line, table_screen
+from mesh.local.sidecar import CONDUIT
+from mesh.model.api import StatRow
+
+ROW = StatRow("web", "demo", "service", "http1", 90, 9.0, 0.5, 1.25, 20.0, 300.0, 4, 2)
+SERVICES = ["catalog", "votes", "web", "words"]
+
+
+def test_line_a_second() -> None:
+    """All services on one line; a control plane that is away is told."""
+    assert line([ROW, ROW], 12.34) == ("  12.3 s  web 9.0rps 50.00% p99 300ms  |  web 9.0rps 50.00% p99 300ms")
+    assert line([], 1) == "   1.0 s  the control plane is away"
+
+
+def test_table_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """It stays on the screen after the end."""
+    with table_screen() as show:
+        show([ROW], 3.0)
+    out = capsys.readouterr().out
+    assert "50.00%" in out
+    assert "3 s so far" in out
+
+
+def test_how_we_are_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A path to type if the shell would not find this program by its name."""
+    program = tmp_path / "bin" / "conduit"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(program)])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert how_we_are_called() == "bin/conduit"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert how_we_are_called() == "conduit"
+
+
+def test_json_needs_an_end(conduit: Callable) -> None:
+    """-o json without --duration would never print."""
+    assert conduit("demo", "-o", "json").code == 2
+
+
+def ask(*words: str) -> str:
+    """stdout of a command that must succeed."""
+    done = subprocess.run([*CONDUIT, *words], capture_output=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def with_folder(folder: str) -> list[int]:
+    """Processes that belong to the mesh of that runtime folder, by their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"XDG_RUNTIME_DIR={folder}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # another's, or gone
+    return sorted(set(found) - {os.getpid()})
+
+
+async def test_demo_and_all_that_can_be_asked_of_it(processes: Callable, own_runtime_folder: Path) -> None:
+    """It sums up every service, stat and tap agree with it, a client joins it, and nothing is left of it."""
+    demo = processes([*CONDUIT, "demo", "--duration", "6", "--rps", "60", "--headless", "-o", "json"])
+    with trio.fail_after(45):
+        while "ready. Try" not in demo.output():
+            assert demo.returncode is None, demo.output()
+            await trio.sleep(0.05)
+    second = processes([*CONDUIT, "demo"])
+    assert await trio.to_thread.run_sync(second.wait) == 1
+    assert f"a mesh is running already (process {demo.pid})" in second.output()
+
+    rows = json.loads(ask("stat", "-o", "json"))
+    assert [row["name"] for row in rows if row["requests"]] == SERVICES
+    events = [json.loads(text) for text in ask("tap", "--to", "words", "-o", "json", "--count", "3").splitlines()]
+    assert {event["service"].partition(".")[0] for event in events} == {"words"}
+    assert [event["event"] for event in events].count("end") == 3
+    lines = ask("tap", "votes", "--count", "2").splitlines()
+    assert all(" proxy=in " in text for text in lines if "/polls.v1.Votes/" in text)
+    assert sum(text.endswith("grpc-status=OK") for text in lines) == 2
+    workloads = {row["workload"] for row in json.loads(ask("get", "proxies", "-o", "json"))}
+    assert workloads == {"catalog", "load", "votes", "web", "words-v1", "words-v2"}
+    assert len(json.loads(ask("get", "endpoints", "-o", "json"))) == 7
+    assert "polls" in ask("run", "me", "-n", "demo", "--", "curl", "-sf", "http://web/").lower()
+
+    assert await trio.to_thread.run_sync(demo.wait, 30) == 0, demo.output()
+    summary = json.loads(demo.stdout.read_text())
+    assert [service["name"] for service in summary["services"]] == SERVICES
+    assert {service["name"]: service["protocol"] for service in summary["services"]} == {
+        "catalog": "http2",
+        "votes": "grpc",
+        "web": "http1",
+        "words": "http1",
+    }
+    assert summary["requests"] == sum(service["requests"] for service in summary["services"]) > 300
+    assert 0.9 < summary["success_rate"] < 1
+    assert 0 < summary["p50_ms"] < summary["p99_ms"]
+    assert with_folder(str(own_runtime_folder.parent)) == []

@@ -1,0 +1,61 @@
+"""conduit proxy: mistakes in the file, and a real proxy from first listener to SIGTERM."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from mesh.cli.proxy import policies_in
+from mesh.local.probe import status
+from mesh.local.sidecar import CONDUIT
+from mesh.model.documents import load_proxy_config
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("admin: 127.0.0.1:0\nadmim: x\n", "proxy.yaml:2: admim: "),
+        ("outbound:\n  - listen: nowhere\n", "proxy.yaml:2: outbound[0].listen: "),
+        ("outbound: [\n", "proxy.yaml:"),
+    ],
+)
+def test_mistake_is_told_with_its_place(conduit: Callable, tmp_path: Path, text: str, told: str) -> None:
+    """File, line and field, in one line, and exit code 1."""
+    path = tmp_path / "proxy.yaml"
+    path.write_text(text)
+    result = conduit("proxy", "--config", path)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"conduit: {tmp_path}/{told}")
+    assert result.err.count("\n") == 1
+
+
+def test_missing_file_is_told(conduit: Callable, tmp_path: Path) -> None:
+    """As a mistake of the caller, without a traceback."""
+    result = conduit("proxy", "--config", tmp_path / "none.yaml")
+    assert result == (1, "", f"conduit: {tmp_path}/none.yaml: cannot be read: No such file or directory\n")
+
+
+def test_inline_policies_go_by_service() -> None:
+    """Of two for one service the later counts."""
+    text = "resources:\n" + "".join(
+        f"  - {{kind: TrafficPolicy, metadata: {{name: p{n}}}, spec: {{service: echo, timeouts: {{request: {n}}}}}}}\n"
+        for n in (1, 2)
+    )
+    policies = policies_in(load_proxy_config(text, "proxy.yaml"))
+    assert {name: spec.timeouts.request for name, spec in policies.items()} == {"echo": 2}
+
+
+async def test_proxy_runs_until_sigterm(
+    processes: Callable, free_port: Callable[[], int], tmp_path: Path, own_runtime_folder: Path
+) -> None:
+    """It becomes ready, and SIGTERM ends it with 0."""
+    admin, outbound = free_port(), free_port()
+    path = tmp_path / "proxy.yaml"
+    path.write_text(
+        f"admin: 127.0.0.1:{admin}\noutbound: [{{listen: '127.0.0.1:{outbound}'}}]\nlimits: {{drain_grace: 0.01}}\n"
+    )
+    handle = processes([*CONDUIT, "proxy", "--config", path], ready_port=outbound)
+    assert await status(admin, "/ready") == 200
+    handle.terminate()
+    assert await trio.to_thread.run_sync(handle.wait) == 0, handle.output()

@@ -1,0 +1,346 @@
+"""The control stream from the control plane's end, against a proxy made of two memory channels and a virtual clock."""
+
+import msgspec
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mesh.control.aggregate import Aggregate
+from mesh.control.cluster import Cluster, ServiceKey
+from mesh.control.push import Push
+from mesh.control.tap import Taps
+from mesh.model.errors import PeerError
+from mesh.model.push import (
+    Ack,
+    Alive,
+    FromControl,
+    Heartbeat,
+    Hello,
+    Nack,
+    Refused,
+    Report,
+    ServiceUpdate,
+    Subscribe,
+    Tapped,
+    TapStart,
+    TapStop,
+    Unsubscribe,
+    Welcome,
+)
+from mesh.model.reports import SeriesDelta, SeriesKey, TapEvent, TapMatch, TcpDelta
+from mesh.model.resources import Endpoint, EndpointSpec, Metadata, Workload, WorkloadSpec
+
+HELLO = Hello("web", "demo", "web/h/1", "0.1")
+WORDS = ServiceKey("demo", "words")
+
+
+class FakeSocket:
+    """A proxy's end: what it says is queued, what it is told is taken when it likes."""
+
+    def __init__(self):
+        self.to_control, self.heard = trio.open_memory_channel(100)
+        self.told, self.from_control = trio.open_memory_channel(0)
+
+    async def receive(self):
+        try:
+            return await self.heard.receive()
+        except trio.EndOfChannel:
+            raise PeerError("gone") from None
+
+    async def send(self, message, deadline):
+        with trio.move_on_after(deadline) as scope:
+            try:
+                await self.told.send(message)
+            except trio.BrokenResourceError:
+                raise PeerError("gone") from None
+        if scope.cancelled_caught:
+            raise PeerError("takes nothing")
+
+    def say(self, message):
+        self.to_control.send_nowait(msgspec.json.encode(message))
+
+    async def hear(self, kind=None):
+        """The next message, or the next of a kind."""
+        while True:
+            message = msgspec.json.decode(await self.from_control.receive(), type=FromControl)
+            if kind is None or isinstance(message, kind):
+                return message
+
+
+class Bench:
+    """A control plane's push side with one service, words, of one workload, words-v1."""
+
+    def __init__(self, log):
+        self.cluster, self.taps = Cluster(), Taps()
+        self.aggregate = Aggregate(trio.current_time())
+        self.push = Push(self.cluster, self.aggregate, self.taps, "epoch", log)
+        self.cluster.set_file(
+            "f", [Workload(Metadata("words-v1", "demo"), WorkloadSpec(("x",), service="words", port="auto"))]
+        )
+
+    def set_endpoints(self, *addresses):
+        resources = [
+            Endpoint(Metadata(f"w{n}", "demo"), EndpointSpec("words", "words-v1", address))
+            for n, address in enumerate(addresses)
+        ]
+        self.push.changed(self.cluster.set_file("e", resources))
+
+    def requests(self, direction="inbound"):
+        window = self.aggregate.window(trio.current_time(), 0)
+        return {s.service: c.requests for s, c in window.cells.items() if s.direction == direction}
+
+    async def serve(self, socket):
+        with socket.told:  # closed at the end, so that a test that still listens is told
+            await self.push.serve(socket)
+
+    async def connect(self, nursery, hello=HELLO):
+        socket = FakeSocket()
+        nursery.start_soon(self.serve, socket)
+        socket.say(hello)
+        assert isinstance(await socket.hear(), Welcome)
+        return socket
+
+
+@pytest.fixture
+async def bench(log, autojump_clock):
+    """Time passes when everybody waits."""
+    return Bench(log)
+
+
+def addresses(update):
+    return [endpoint.address for endpoint in update.service.endpoints]
+
+
+async def test_subscriptions_are_answered_and_followed(bench, nursery):
+    """What a name means is told when it is asked for and whenever it changes, also that it means nothing."""
+    socket = await bench.connect(nursery)
+    socket.say(Subscribe("words"))
+    update = await socket.hear(ServiceUpdate)
+    assert (update.name, update.version, addresses(update)) == ("words", 1, [])
+    socket.say(Subscribe("nobody.demo"))
+    assert (await socket.hear(ServiceUpdate)).service is None
+    bench.set_endpoints("127.0.0.1:1")
+    update = await socket.hear(ServiceUpdate)
+    assert (update.name, update.version, addresses(update)) == ("words", 2, ["127.0.0.1:1"])
+    socket.say(Unsubscribe("words"))
+    socket.say(Ack("words", 2))
+    await trio.testing.wait_all_tasks_blocked()
+    bench.set_endpoints("127.0.0.1:2")
+    assert isinstance(await socket.hear(), Heartbeat)
+
+
+async def test_a_reconnect_is_told_everything_at_once(bench, nursery):
+    """Names in the hello are subscribed already."""
+    socket = await bench.connect(nursery, msgspec.structs.replace(HELLO, services=("words", "x")))
+    assert {(await socket.hear(ServiceUpdate)).name for _ in range(2)} == {"words", "x"}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bursts=st.lists(st.integers(1, 5), max_size=12))
+def test_latest_wins(log, bursts):
+    """However slowly a proxy takes, nothing queues up: of each burst it sees the last state, after at most one older."""
+
+    async def main():
+        bench = Bench(log)
+        async with trio.open_nursery() as nursery:
+            socket = await bench.connect(nursery, msgspec.structs.replace(HELLO, services=("words",)))
+            seen = [await socket.hear(ServiceUpdate)]
+            port = 0
+            for changes in bursts:
+                for _ in range(changes):
+                    port += 1
+                    bench.set_endpoints(f"127.0.0.1:{port}")
+                    await trio.testing.wait_all_tasks_blocked()
+                assert len(bench.push.links["web/h/1"].dirty) <= 1
+                older = 0
+                while addresses(seen[-1]) != [f"127.0.0.1:{port}"]:
+                    seen.append(await socket.hear(ServiceUpdate))
+                    older += 1
+                assert older <= 2
+            versions = [update.version for update in seen]
+            assert versions == sorted(set(versions))
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_acks_and_nacks_are_shown(bench, nursery):
+    """A nack stands with its reason until an ack; answers about what was never sent count for nothing."""
+    socket = await bench.connect(nursery)
+    socket.say(Subscribe("words"))
+    update = await socket.hear(ServiceUpdate)
+    socket.say(Nack("words", update.version, "bad " * 1000))
+    socket.say(Nack("other", update.version, "never asked"))
+    socket.say(Ack("words", 99))
+    await trio.testing.wait_all_tasks_blocked()
+    [info] = bench.push.proxies()
+    assert (info.proxy, info.subscriptions, info.acknowledged) == ("web/h/1", ("words",), 0)
+    assert list(info.nacks) == ["words"]
+    assert len(info.nacks["words"]) == 500
+    socket.say(Ack("words", update.version))
+    await trio.testing.wait_all_tasks_blocked()
+    [info] = bench.push.proxies()
+    assert (info.acknowledged, info.nacks) == (1, {})
+
+
+async def test_heartbeats_carry_the_newest_version_pushed(bench, nursery):
+    """So a proxy that has seen less knows that it missed something."""
+    socket = await bench.connect(nursery)
+    assert await socket.hear() == Heartbeat(0)
+    socket.say(Subscribe("words"))
+    await socket.hear(ServiceUpdate)
+    bench.cluster.set_file("x", [Workload(Metadata("other", "demo"), WorkloadSpec(("x",), port="auto"))])
+    socket.say(Alive(1))
+    assert await socket.hear() == Heartbeat(1)
+
+
+async def test_a_proxy_that_missed_an_update_gets_it_again(bench, nursery):
+    """When it still claims to have less after the update had its time, all that it asked for is sent again."""
+    socket = await bench.connect(nursery)
+    socket.say(Subscribe("words"))
+    await socket.hear(ServiceUpdate)
+    for _ in range(3):
+        await socket.hear(Heartbeat)
+        socket.say(Alive(0))
+    assert (await socket.hear(ServiceUpdate)).name == "words"
+    assert bench.push.counters["resynced"] >= 1
+
+
+async def test_silence_ends_a_stream(bench, nursery):
+    """Five seconds without a word, and the proxy is no longer one of ours."""
+    socket = await bench.connect(nursery)
+    started = trio.current_time()
+    with pytest.raises(trio.EndOfChannel):
+        await socket.hear(Refused)
+    assert 4.9 < trio.current_time() - started < 5.1
+    assert bench.push.links == {}
+    assert bench.push.counters["ended"] == 1
+
+
+async def test_a_proxy_that_takes_nothing_is_let_go(bench, nursery):
+    """It may talk as much as it likes."""
+    socket = await bench.connect(nursery)
+    socket.say(Subscribe("words"))
+    for _ in range(7):
+        socket.say(Alive(0))
+        await trio.sleep(1)
+    assert bench.push.links == {}
+
+
+async def test_no_hello_no_stream(bench):
+    """Who says nothing at first is gone after the silence; who says something else is told why not."""
+    with pytest.raises(PeerError, match="said nothing"):
+        await bench.push.serve(FakeSocket())
+    socket = FakeSocket()
+    socket.say(Subscribe("words"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.push.serve, socket)
+        assert await socket.hear() == Refused("the first message must be a hello")
+    assert bench.push.links == {}
+
+
+@pytest.mark.parametrize(
+    "message", [b"nonsense", msgspec.json.encode(HELLO), msgspec.json.encode(Subscribe("x" * 2000))]
+)
+async def test_what_is_malformed_ends_its_own_stream_only(bench, nursery, message):
+    """With a word why; the other proxies' streams go on."""
+    other = await bench.connect(nursery, msgspec.structs.replace(HELLO, proxy="other"))
+    socket = await bench.connect(nursery)
+    socket.to_control.send_nowait(message)
+    nursery.start_soon(keep_hearing, other)
+    assert isinstance(await socket.hear(Refused), Refused)
+    await trio.testing.wait_all_tasks_blocked()
+    assert list(bench.push.links) == ["other"]
+    assert bench.push.counters["refused"] == 1
+
+
+async def keep_hearing(socket):
+    while True:
+        await socket.hear()
+        socket.say(Alive(0))
+
+
+async def test_subscriptions_are_bounded(bench, nursery, monkeypatch):
+    """One proxy cannot make us remember without end."""
+    monkeypatch.setattr("mesh.control.link.MAX_SUBSCRIPTIONS", 3)
+    socket = await bench.connect(nursery)
+    for n in range(4):
+        socket.say(Subscribe(f"s{n}"))
+    assert "more than 3" in (await socket.hear(Refused)).reason
+
+
+async def test_a_newer_stream_of_the_same_proxy_replaces_the_older(bench, nursery):
+    """A proxy that is back before its dead stream was noticed is known once."""
+    await bench.connect(nursery)
+    newer = await bench.connect(nursery)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(bench.push.links) == 1
+    newer.say(Subscribe("words"))
+    assert (await newer.hear(ServiceUpdate)).name == "words"
+
+
+def series(direction, service, requests):
+    key = SeriesKey(direction, service, "", "http1", 200, -1, "completed", "", True, "disabled")
+    return SeriesDelta(key, requests, 1.0, {1: requests})
+
+
+async def test_reports_are_attributed_to_who_speaks(bench, nursery):
+    """A workload reports its own inbound traffic and anything outbound; inbound of another's service is dropped."""
+    words = await bench.connect(nursery, Hello("words-v1", "demo", "words-v1/h/1", "0.1"))
+    web = await bench.connect(nursery)
+    words.say(Report(0.0, 1.0, (series("inbound", "words", 5),), (TcpDelta("inbound", "words", 2, 0, 2, 0, 0),)))
+    web.say(Report(0.0, 1.0, (series("inbound", "words", 100), series("inbound", "web", 7))))
+    web.say(Report(0.0, 1.0, (series("outbound", "words.demo", 3), series("outbound", "a.example:443", 1))))
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.requests() == {"words": 5, "web": 7}
+    assert bench.requests("outbound") == {"words": 3, "a.example:443": 1}
+    assert bench.push.counters["foreign"] == 1
+    assert [count for *_, count in bench.aggregate.tcp_open()] == [2]
+    words.to_control.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert list(bench.aggregate.tcp_open()) == []
+
+
+async def test_taps_are_told_to_their_proxies_also_to_later_ones(bench, nursery):
+    """Start and stop reach those of the workload, whenever they connect; events are of the workload that speaks."""
+    early = await bench.connect(nursery)
+    other = await bench.connect(nursery, Hello("words-v1", "demo", "words-v1/h/1", "0.1"))
+    session = bench.taps.open(TapMatch(workload="web.demo", to="words.demo"), trio.current_time())
+    late = await bench.connect(nursery, msgspec.structs.replace(HELLO, proxy="web/h/2"))
+    for socket in (early, late):
+        assert await socket.hear(TapStart) == TapStart(session.number, TapMatch(workload="web", to="words"))
+    event = TapEvent("req", "0:1", "out", "somebody", "a", "b", "disabled", service="words")
+    late.say(Tapped(session.number, (event,)))
+    other.say(Tapped(session.number, (event,)))
+    await session.wake.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [e.workload for e in session.take_out()[0]] == ["web"]
+    bench.taps.close(session)
+    for socket in (early, late):
+        assert await socket.hear(TapStop) == TapStop(session.number)
+    with trio.move_on_after(0.1):
+        assert not isinstance(await other.hear(), TapStart)
+
+
+async def test_who_says_too_much_is_read_more_slowly(bench, nursery):
+    """Messages over the allowance wait; none is lost, and the stream lives."""
+    socket = await bench.connect(nursery)
+    nursery.start_soon(keep_hearing, socket)
+    started = trio.current_time()
+    for _ in range(3_000):
+        await socket.to_control.send(msgspec.json.encode(Report(0.0, 1.0, (series("outbound", "words", 1),))))
+    await trio.testing.wait_all_tasks_blocked()
+    assert trio.current_time() - started > 1.0
+    assert bench.push.counters["metered"] > 0
+    assert bench.requests("outbound")["words"] >= 2_900
+
+
+async def test_an_update_that_is_too_large_is_not_sent_but_told(bench, nursery, monkeypatch):
+    """The proxy keeps what it has, and people see why."""
+    monkeypatch.setattr("mesh.control.push.MAX_MESSAGE", 2_000)
+    socket = await bench.connect(nursery)
+    bench.set_endpoints(*(f"127.0.0.1:{port}" for port in range(1, 100)))
+    socket.say(Subscribe("words"))
+    assert isinstance(await socket.hear(), Heartbeat)
+    assert "too large" in bench.push.proxies()[0].nacks["words"]

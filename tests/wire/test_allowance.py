@@ -1,0 +1,56 @@
+"""How much a peer may do besides sending messages."""
+
+from mesh.model.limits import Limits
+from mesh.wire.allowance import CONTROL_BUDGET, Allowance
+
+
+def test_resets_up_to_the_bound():
+    """The bound itself is still allowed."""
+    allowance = Allowance(Limits(resets=3))
+    assert [allowance.ended_early() for _ in range(4)] == [False, False, False, True]
+
+
+def test_completed_streams_allow_more_resets():
+    """Each completed stream allows one more, in its window of time and the next, and then no longer."""
+    allowance = Allowance(Limits(resets=1, resets_window=10.0))
+    allowance.tick(0.0)
+    allowance.completed += 2
+    assert [allowance.ended_early() for _ in range(4)] == [False, False, False, True]
+    allowance.tick(10.0)
+    assert [allowance.ended_early() for _ in range(4)] == [False, False, False, True]
+    allowance.tick(20.0)
+    assert [allowance.ended_early() for _ in range(2)] == [False, True]
+
+
+def test_a_tick_within_the_window_changes_nothing():
+    """Telling the time often does not forgive anything."""
+    allowance = Allowance(Limits(resets=1, resets_window=10.0))
+    allowance.tick(5.0)
+    assert not allowance.ended_early()
+    allowance.tick(14.9)
+    assert allowance.ended_early()
+
+
+def test_control_units_are_spent_and_refunded():
+    """Messages and bytes sent refund units, never below nothing."""
+    allowance = Allowance(Limits())
+    assert allowance.heard(17, CONTROL_BUDGET, 0) == ""
+    assert allowance.heard(17, 4, 0) != ""
+    allowance.said(80)
+    assert allowance.control == CONTROL_BUDGET + 4 - 10
+    assert allowance.heard(100, 0, 1) == ""
+    allowance.said(1_000_000)
+    assert allowance.control == 0
+    allowance.heard(100, 0, 5)
+    assert allowance.control == 0
+
+
+def test_bytes_without_a_message_are_bounded():
+    """A header block of the largest size may dribble in; twice as much and no message may not."""
+    limits = Limits()
+    allowance = Allowance(limits)
+    assert allowance.heard(limits.header_bytes + 16_384, 0, 0) == ""
+    assert allowance.heard(10, 0, 1) == ""
+    assert allowance.quiet == 0
+    assert allowance.heard(2 * limits.header_bytes + 65_536, 0, 0) == ""
+    assert allowance.heard(1, 0, 0) == f"{allowance.quiet} bytes without a message"
