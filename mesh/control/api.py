@@ -2,7 +2,7 @@
 
 General theory. Each accepted connection is one task, which reads heads with h11, judges them (access.py), finds their
 route (routes.py) and answers. A websocket is judged and routed the same way, while it is still HTTP; then its head is
-written out again and given, with what came after it, to trio-websocket, in a nursery of its own.
+written out again and given to trio-websocket, in a nursery of its own.
 
 Rules:
 - Heads, bodies, connections and every wait for the peer are bounded.
@@ -40,7 +40,7 @@ IDLE_SECONDS = 60.0
 SEND_SECONDS = 10.0
 HANDSHAKE_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
-READ_BYTES = 64 * 1024
+READ_BYTES = 16 * 1024
 
 HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 """On every answer: what is shown here is of this moment, and data."""
@@ -169,10 +169,11 @@ class Conversation:
     async def _upgrade(self, head: h11.Request, request: Request, route: Route) -> None:
         if not isinstance(await self._event(trio.current_time() + HEAD_SECONDS), h11.EndOfMessage):
             raise Refusal(400, Problem("a websocket request has no body"))
+        if self._http.trailing_data[0]:  # RFC 6455 4.1: a client waits for the answer; the library would sit on it
+            raise Refusal(400, Problem("a websocket client must wait for the answer before it goes on"))
         lines = [head.method + b" " + head.target + b" HTTP/" + head.http_version]
         lines += [name + b": " + value for name, value in head.headers]
-        rest, _ = self._http.trailing_data
-        stream = Replay(self._stream, b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+        stream = Replay(self._stream, b"\r\n".join(lines) + b"\r\n\r\n")
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(HANDSHAKE_SECONDS) as handshake:
                 proposal = await wrap_server_stream(

@@ -196,7 +196,7 @@ class Downstream:
         self.leg.codec.send_response(exchange.stream, head, not body)
         if body:
             self.leg.codec.send_data(exchange.stream, body, True)
-        self.leg.recheck = True
+        self.leg.channel.mark()
         self.reports.refuse(reason.value, self.listener.direction)
         scope = self.reports.scope(self.listener.direction, "(none)", "", self.tls)
         self.reports.record(scope, self.protocol, head.status, -1, "failed", reason.value, 0.0, self.clock() - now)
@@ -204,9 +204,6 @@ class Downstream:
     def over(self, exchange: Exchange, outcome: str, now: float) -> None:
         """An exchange is done: forget it and record what it was."""
         self.exchanges.pop(exchange.stream, None)
-        if self.protocol == "http1":
-            self.leg.recheck = True
-            self.leg.channel.mark()
         cluster, endpoint = exchange.cluster, exchange.endpoint
         if self.listener.direction == "outbound":
             scope = endpoint.scope if endpoint is not None else cluster.scope

@@ -56,6 +56,9 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
 REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 """Methods that are idempotent (RFC 9110 section 9.2.2)."""
 
+UNPROCESSED_ATTEMPTS = 16
+"""Connections that may refuse one request unseen. An endpoint that ends each connection after so many streams refuses all that
+were sent beyond them, and may do so again and again while a crowd of requests moves from one connection to the next."""
 NEVER = float("inf")
 NO_BODY: list[bytes] = []
 """What is kept of a request that had none; always empty."""
@@ -322,7 +325,7 @@ class Exchange:
         reused = upstream.served > 0 and self.head.method in REPEATABLE
         if self.state is SENT and (unprocessed or reused) and self.body is not None:
             tried = self.tried = self.tried or []
-            if len(tried) < self.downstream.limits.connect_attempts:
+            if len(tried) < (UNPROCESSED_ATTEMPTS if unprocessed else self.downstream.limits.connect_attempts):
                 tried.append(upstream.endpoint)
                 self._move(RETRY)
                 self._leave_upstream(now)

@@ -30,16 +30,15 @@ class Owner(Protocol):
 
 
 class Leg:
-    """A reactor handler around one codec. `recheck` asks for events that fell due because of what we sent."""
+    """A reactor handler around one codec."""
 
-    __slots__ = ("_buffer", "_stream_buffer", "channel", "codec", "held", "owner", "recheck")
+    __slots__ = ("_buffer", "_stream_buffer", "channel", "codec", "held", "owner")
 
     def __init__(self, channel: Channel, codec: Codec, owner: Owner, limits: Limits) -> None:
         self.channel = channel
         self.codec = codec
         self.owner = owner
         self.held: list[Held] = []
-        self.recheck = False
         self._buffer = limits.buffer_bytes
         self._stream_buffer = limits.stream_buffer_bytes
 
@@ -48,19 +47,15 @@ class Leg:
         events = codec.receive(data) if data else codec.receive_eof()
         if events:
             self.owner.handle(events)
-        if codec.wants_write or codec.finished or not codec.wants_read:
+        if codec.wants_write or codec.restless:
             self.channel.mark()
 
     def produce(self) -> bytes:
         codec = self.codec
         data = codec.take()
-        if self.recheck:
-            self.recheck = False
-            if codec.due:
-                events = codec.receive(b"")
-                if events:
-                    self.owner.handle(events)
-                data += codec.take()
+        if codec.due:
+            self.owner.handle(codec.receive(b""))
+            data += codec.take()
         if self.held:
             waiting, self.held = self.held, []
             for exchange in waiting:
@@ -81,6 +76,10 @@ class Leg:
             or bool(self.channel.backlog)
             or codec.queued(0) > self._buffer
         )
+
+    @property
+    def restless(self) -> bool:
+        return self.codec.restless
 
     @property
     def wants_read(self) -> bool:

@@ -58,6 +58,10 @@ class Handler(Protocol):
         """The socket broke or was given up; nothing can be sent any more. Called exactly once, last."""
 
     @property
+    def restless(self) -> bool:
+        """`wants_read` may be False, or `farewell` something. Asked first, being cheap."""
+
+    @property
     def wants_read(self) -> bool: ...
 
     @property
@@ -138,7 +142,7 @@ class Channel:
         except OSError as exc:
             self.end(exc.strerror or "connection lost")
             return
-        self.active_at = self.reactor.clock()
+        self.active_at = self.reactor.now
         if self.tls is not None:
             self._received_tls(data)
         elif data:
@@ -182,10 +186,10 @@ class Channel:
         data = handler.produce()
         if data or self.tls is not None:
             self.send(data)
-        farewell = handler.farewell
-        if farewell is not GO_ON and not self.backlog and self._close(farewell):
-            return
-        if handler.wants_read != bool(self.mask & READ):
+        if handler.restless or not self.mask & READ:
+            farewell = handler.farewell
+            if farewell is not GO_ON and not self.backlog and self._close(farewell):
+                return
             self.watch_reads()
 
     def _close(self, farewell: Farewell) -> bool:
@@ -304,13 +308,14 @@ class Channel:
 class Reactor:
     """The poller and the batch. `clock` is monotonic seconds."""
 
-    __slots__ = ("channels", "clock", "dirty", "poller", "settling")
+    __slots__ = ("channels", "clock", "dirty", "now", "poller", "settling")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.poller = select.epoll()
         self.channels: dict[int, Channel] = {}
         self.dirty: list[Channel] = []
         self.clock = clock
+        self.now = clock()  # of the latest batch
         self.settling = False
 
     async def run(self) -> None:
@@ -330,6 +335,7 @@ class Reactor:
         """Serve what is ready, flush what that made dirty; returns how many sockets were ready."""
         channels = self.channels
         self.settling = True
+        self.now = self.clock()
         ready = self.poller.poll(0, BATCH)
         for fd, mask in ready:
             channel = channels.get(fd)

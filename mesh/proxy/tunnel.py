@@ -37,6 +37,10 @@ class Pipe:
         return b""
 
     @property
+    def restless(self) -> bool:
+        return True
+
+    @property
     def wants_read(self) -> bool:
         return not self.other.channel.backlog
 

@@ -12,6 +12,8 @@ CONTROL_BUDGET = 4000
 CONTROL_FRAME = 13
 """Bytes of a typical control frame, WINDOW_UPDATE."""
 REFUND = 8
+EXCUSED_STREAMS = 16
+"""What may be under way at once, in full windows of a stream: what the window of a connection is about."""
 
 
 class Allowance:
@@ -19,6 +21,8 @@ class Allowance:
 
     __slots__ = (
         "_earned",
+        "_excused",
+        "_excused_bound",
         "_quiet_bound",
         "_resets",
         "_resets_bound",
@@ -36,6 +40,8 @@ class Allowance:
         self._resets = 0
         self._resets_bound = limits.resets
         self._earned = 0
+        self._excused = 0  # bytes under way for streams that have ended
+        self._excused_bound = max(limits.buffer_bytes, EXCUSED_STREAMS * limits.stream_buffer_bytes)
         self._quiet_bound = 2 * limits.header_bytes + 64 * KIB  # a header block and some frames of the largest size
         self._window = limits.resets_window
         self._window_end = 0.0
@@ -59,12 +65,19 @@ class Allowance:
     def heard(self, size: int, control: int, messages: int) -> str:
         """Count `size` bytes received that held `messages` and cost `control` units; what was exceeded, or nothing."""
         self.control = max(0, self.control + control - REFUND * messages)
-        self.quiet = 0 if messages else self.quiet + max(0, size - CONTROL_FRAME * control)
+        noise = max(0, size - CONTROL_FRAME * control)
+        excused = 0 if messages else min(noise, self._excused)
+        self._excused -= excused
+        self.quiet = 0 if messages else self.quiet + noise - excused
         if self.control > CONTROL_BUDGET:
             return "too many control frames for so few messages"
         if self.quiet > self._quiet_bound:
             return f"{self.quiet} bytes without a message"
         return ""
+
+    def excuse(self, size: int) -> None:
+        """So many bytes may come, or have come, for a stream that has ended without its sender knowing: they are no noise."""
+        self._excused = min(self._excused + size, self._excused_bound)
 
     def said(self, size: int) -> None:
         """Refund for `size` bytes sent: a peer that receives much must answer with window updates."""

@@ -171,6 +171,10 @@ class Codec(Protocol):
         """`take` would return something."""
 
     @property
+    def restless(self) -> bool:
+        """`finished`, `half_close` or `wants_read` may be other than they usually are. One cheap look instead of three."""
+
+    @property
     def finished(self) -> bool:
         """Nothing more will come or go once what is queued is sent: close the socket then."""
 

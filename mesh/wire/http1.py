@@ -120,11 +120,13 @@ class Http1:
 
     def receive(self, data: bytes) -> list[Event]:
         events = self._due
-        if events:
-            self._due = []
-        else:
-            events = []
+        self._due = []
         buffer = self._buffer
+        if self._server and not buffer and self._reading == HEAD and data[-4:] == b"\r\n\r\n":
+            end = data.find(b"\r\n\r\n")
+            if 0 < end == len(data) - 4 <= self._limits.header_bytes and data[0] != 0x0D:
+                self._request(data[:end], events)  # the usual: one whole head without a body, and nothing behind it
+                return events
         source: bytes | bytearray = data
         if buffer:
             buffer += data
@@ -579,6 +581,12 @@ class Http1:
             return True
         reading = self._reading
         return bool(self._buffer) and (reading == RAW or (reading == HEAD and not self._scanned))
+
+    @property
+    def restless(self) -> bool:
+        return (
+            self.finished or self.half_close or len(self._buffer) + self._unacknowledged >= self._limits.stream_buffer_bytes
+        )
 
     @property
     def wants_write(self) -> bool:

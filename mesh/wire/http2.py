@@ -194,6 +194,7 @@ class Http2:
                 self._held += len(data)
                 if stream not in opened or stream in self._lingering:
                     self.acknowledge(stream, len(data))
+                    self._allowance.excuse(len(data))
                     control += 1
                 elif event.end_stream:  # type: ignore[attr-defined]
                     opened[stream] = True
@@ -498,6 +499,7 @@ class Http2:
     def _send_reset(self, stream: int, code: int) -> None:
         self._lingering.discard(stream)
         self._ended.add(stream)
+        self._allowance.excuse(self._limits.stream_buffer_bytes)  # what the peer has sent before it knows
         try:
             self._engine.reset_stream(stream, code)
         except NGH2Error:
@@ -543,6 +545,10 @@ class Http2:
     @property
     def due(self) -> bool:
         return bool(self._due)
+
+    @property
+    def restless(self) -> bool:
+        return self._over or self._final or self._goaway is not None
 
     @property
     def wants_write(self) -> bool:

@@ -327,6 +327,8 @@ class Http2Reference:
         state = self._streams.get(stream)
         if state is None or stream in self._lingering:
             self.acknowledge(stream, len(data))
+            if state is not None:
+                self._allowance.excuse(len(data))
             return 1
         state.received += len(data)
         if not state.shown or not self._length_agrees(state, end):
@@ -516,6 +518,7 @@ class Http2Reference:
             self._send_reset(stream, code)
 
     def _send_reset(self, stream: int, code: int) -> None:
+        self._allowance.excuse(self._limits.stream_buffer_bytes)  # what the peer has sent before it knows
         try:
             self._engine.reset_stream(stream, ErrorCodes(code) if code in ErrorCodes.__members__.values() else code)
         except h2.exceptions.ProtocolError:
@@ -556,6 +559,10 @@ class Http2Reference:
     @property
     def due(self) -> bool:
         return False  # everything it learns of it tells at once
+
+    @property
+    def restless(self) -> bool:
+        return self._over or self._final or self._goaway is not None
 
     @property
     def wants_write(self) -> bool:

@@ -58,6 +58,19 @@ def ask(*words: str) -> str:
     return done.stdout.decode()
 
 
+async def ask_all(**commands: str) -> dict[str, str]:
+    """stdout of each command by its name; they run at the same time."""
+    answers: dict[str, str] = {}
+
+    async def run(name: str, words: str) -> None:
+        answers[name] = await trio.to_thread.run_sync(ask, *words.split())
+
+    async with trio.open_nursery() as nursery:
+        for name, words in commands.items():
+            nursery.start_soon(run, name, words)
+    return answers
+
+
 def with_folder(folder: str) -> list[int]:
     """Processes that belong to the mesh of that runtime folder, by their environment."""
     found = []
@@ -72,7 +85,7 @@ def with_folder(folder: str) -> list[int]:
 
 async def test_demo_and_all_that_can_be_asked_of_it(processes: Callable, own_runtime_folder: Path) -> None:
     """It sums up every service, stat and tap agree with it, a client joins it, and nothing is left of it."""
-    demo = processes([*CONDUIT, "demo", "--duration", "6", "--rps", "60", "--headless", "-o", "json"])
+    demo = processes([*CONDUIT, "demo", "--duration", "8", "--rps", "60", "--headless", "-o", "json"])
     with trio.fail_after(45):
         while "ready. Try" not in demo.output():
             assert demo.returncode is None, demo.output()
@@ -81,18 +94,26 @@ async def test_demo_and_all_that_can_be_asked_of_it(processes: Callable, own_run
     assert await trio.to_thread.run_sync(second.wait) == 1
     assert f"a mesh is running already (process {demo.pid})" in second.output()
 
-    rows = json.loads(ask("stat", "-o", "json"))
-    assert [row["name"] for row in rows if row["requests"]] == SERVICES
-    events = [json.loads(text) for text in ask("tap", "--to", "words", "-o", "json", "--count", "3").splitlines()]
+    told = await ask_all(
+        stat="stat -o json",
+        events="tap --to words -o json --count 3",
+        lines="tap votes --count 2",
+        proxies="get proxies -o json",
+        endpoints="get endpoints -o json",
+        page="run me -n demo -- curl -sf http://web/",
+    )
+    assert demo.returncode is None, "the demo ended before all was asked"
+    assert [row["name"] for row in json.loads(told["stat"]) if row["requests"]] == SERVICES
+    events = [json.loads(text) for text in told["events"].splitlines()]
     assert {event["service"].partition(".")[0] for event in events} == {"words"}
     assert [event["event"] for event in events].count("end") == 3
-    lines = ask("tap", "votes", "--count", "2").splitlines()
+    lines = told["lines"].splitlines()
     assert all(" proxy=in " in text for text in lines if "/polls.v1.Votes/" in text)
     assert sum(text.endswith("grpc-status=OK") for text in lines) == 2
-    workloads = {row["workload"] for row in json.loads(ask("get", "proxies", "-o", "json"))}
+    workloads = {row["workload"] for row in json.loads(told["proxies"])} - {"me"}
     assert workloads == {"catalog", "load", "votes", "web", "words-v1", "words-v2"}
-    assert len(json.loads(ask("get", "endpoints", "-o", "json"))) == 7
-    assert "polls" in ask("run", "me", "-n", "demo", "--", "curl", "-sf", "http://web/").lower()
+    assert len(json.loads(told["endpoints"])) == 7
+    assert "polls" in told["page"].lower()
 
     assert await trio.to_thread.run_sync(demo.wait, 30) == 0, demo.output()
     summary = json.loads(demo.stdout.read_text())

@@ -114,6 +114,7 @@ class Http2Client:
 
     def __init__(self, port: int, seconds: float = 20.0) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.connection.initiate_connection()
         self.lost = False

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from mesh.local.guard import Guard, signal_group
@@ -24,6 +25,9 @@ def sleeper(code: str = "import time; print(flush=True); time.sleep(600)") -> su
 def test_watched_groups_are_ended() -> None:
     """When the supervisor's end of the pipe closes, a watched group ends; one that was released is let be."""
     watched, released = sleeper(), sleeper()
+    # Who ends must be reaped, as init would reap an orphan: the guard waits for the group to be gone.
+    reaper = threading.Thread(target=watched.wait)
+    reaper.start()
     try:
         with Guard() as guard:
             guard.watch(watched.pid)
@@ -35,6 +39,7 @@ def test_watched_groups_are_ended() -> None:
         for process in (watched, released):
             process.kill()
             process.wait()
+        reaper.join()
 
 
 def test_deaf_group_is_killed() -> None:

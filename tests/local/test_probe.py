@@ -17,9 +17,12 @@ async def serve(nursery: trio.Nursery) -> Callable:
     async def start(answer: bytes) -> int:
         async def handle(stream: trio.SocketStream) -> None:
             async with stream:
-                await stream.receive_some()
-                for i in range(len(answer)):
-                    await stream.send_all(answer[i : i + 1])
+                try:
+                    await stream.receive_some()
+                    for i in range(len(answer)):
+                        await stream.send_all(answer[i : i + 1])
+                except trio.BrokenResourceError:
+                    return  # who asks leaves when it has heard enough
 
         [listener] = await nursery.start(lambda task_status: trio.serve_tcp(
             handle, 0, host="127.0.0.1", task_status=task_status

@@ -51,7 +51,7 @@ class FakeCodec:
 
     def __init__(self, name: str = "http2") -> None:
         self.name = name
-        self.half_close = self.finished = self.full = False
+        self.half_close = self.finished = self.full = self.due = self.restless = False
         self.wants_read = self.can_open = True
         self.commands: list[tuple] = []
         self.acknowledged: Counter[int] = Counter()
@@ -124,6 +124,9 @@ class FakeCodec:
 
     def receive(self, data: bytes) -> list:
         return []
+
+    def tick(self, now: float) -> bool:
+        return False
 
     def take(self) -> bytes:
         return b""
@@ -709,14 +712,14 @@ def test_waiting_for_an_endpoint_ends_after_the_pending_timeout() -> None:
 def test_silence_ends_an_exchange_and_any_byte_puts_it_off() -> None:
     """`idle_tcp` counts from the last byte of either side."""
     stage = Stage()
-    exchange = stage.ask(b"POST", end=False)
+    stage.ask(b"POST", end=False)
     for _ in range(3):
         pass_time(stage, LIMITS.idle_tcp - 1)
-        exchange.sweep(stage.now)
+        stage.downstream.watch(stage.now)
         stage.downstream.handle([Data(1, b"x", False)])
     assert stage.outcomes() == []
     pass_time(stage, LIMITS.idle_tcp)
-    exchange.sweep(stage.now)
+    stage.downstream.watch(stage.now)
     assert stage.outcomes() == [("expired", 504, "idle")]
     assert stage.pending() == 0 and stage.asked()[-1] == ("reset", 1, 8)
 
@@ -923,8 +926,7 @@ class EveryOrder(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
         pass_time(self.stage, seconds)
-        for exchange in self.running():
-            exchange.sweep(self.stage.now)
+        self.stage.downstream.watch(self.stage.now)
 
     # what must hold
 

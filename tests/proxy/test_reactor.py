@@ -26,6 +26,10 @@ class Recorder:
         self.fails_on = ""
         self.reads = 0
 
+    @property
+    def restless(self) -> bool:
+        return self.farewell is not GO_ON or not self.wants_read
+
     def _maybe_fail(self, where: str) -> None:
         if where == self.fails_on:
             raise ZeroDivisionError(where)
@@ -67,7 +71,8 @@ class Pair:
             try:
                 data = self.peer.recv(size - len(found))
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.peer)
+                with trio.fail_after(5):
+                    await trio.lowlevel.wait_readable(self.peer)
                 continue
             if not data:
                 break

@@ -13,14 +13,22 @@ from mesh.proxy.tunnel import join
 
 
 class Tunnel:
-    """Two outer ends, joined through two channels."""
+    """Two outer ends, joined through two channels, each closed when it has ended as a supervisor would."""
 
-    def __init__(self, reactor: Reactor, from_left: bytes = b"", from_right: bytes = b"") -> None:
+    def __init__(
+        self, nursery: trio.Nursery, reactor: Reactor, from_left: bytes = b"", from_right: bytes = b""
+    ) -> None:
         self.left, ours = tcp_pair()
         self.right, theirs = tcp_pair()
         self.reactor = reactor
         self.ours, self.theirs = Channel(reactor, ours), Channel(reactor, theirs)
         self.pipe, self.other_pipe = join(self.ours, self.theirs, from_left, from_right)
+        for channel in (self.ours, self.theirs):
+            nursery.start_soon(self._supervise, channel)
+
+    async def _supervise(self, channel: Channel) -> None:
+        with channel.sock:
+            await channel.ended.wait()
 
     async def ended(self) -> None:
         with trio.fail_after(5):
@@ -52,7 +60,8 @@ async def read(sock: socket.socket, size: int) -> bytes:
         try:
             data = sock.recv(min(65536, size - len(found)))
         except BlockingIOError:
-            await trio.lowlevel.wait_readable(sock)
+            with trio.fail_after(5):
+                await trio.lowlevel.wait_readable(sock)
             continue
         if not data:
             break
@@ -66,7 +75,8 @@ async def write(sock: socket.socket, data: bytes) -> None:
         try:
             rest = rest[sock.send(rest) :]
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
+            with trio.fail_after(5):
+                await trio.lowlevel.wait_writable(sock)
 
 
 @pytest.fixture
@@ -78,8 +88,8 @@ async def reactor(nursery: trio.Nursery):
 
 
 @pytest.fixture
-async def tunnel(reactor: Reactor):
-    made = Tunnel(reactor)
+async def tunnel(nursery: trio.Nursery, reactor: Reactor):
+    made = Tunnel(nursery, reactor)
     yield made
     made.close()
 
@@ -102,9 +112,9 @@ async def test_bytes_pass_both_ways_at_once(tunnel: Tunnel) -> None:
     assert (tunnel.theirs.read_bytes, tunnel.ours.write_bytes) == (len(back), len(back))
 
 
-async def test_what_was_read_before_goes_first(reactor: Reactor) -> None:
+async def test_what_was_read_before_goes_first(nursery: trio.Nursery, reactor: Reactor) -> None:
     """Bytes read during detection, and what an application said first, are not lost."""
-    tunnel = Tunnel(reactor, b"hello ", b"220 ")
+    tunnel = Tunnel(nursery, reactor, b"hello ", b"220 ")
     await write(tunnel.left, b"server")
     await write(tunnel.right, b"ready")
     assert await read(tunnel.right, 12) == b"hello server"
@@ -184,11 +194,9 @@ async def test_a_reset_while_the_other_side_is_stuck_ends_both(tunnel: Tunnel) -
     await tunnel.ended()
 
 
-async def test_an_end_already_closed_when_joined(reactor: Reactor, until) -> None:
-    """The application closed before the tunnel began: the client sees EOF, its own direction stays."""
-    tunnel = Tunnel(reactor)
+async def test_an_end_that_closes_at_once(tunnel: Tunnel) -> None:
+    """The application closed before it said a word: the client sees EOF, its own direction stays."""
     tunnel.right.shutdown(socket.SHUT_WR)
     assert await read(tunnel.left, 1) == b""
     await write(tunnel.left, b"to whom it concerns")
     assert await read(tunnel.right, 19) == b"to whom it concerns"
-    tunnel.close()

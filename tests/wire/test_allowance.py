@@ -54,3 +54,23 @@ def test_bytes_without_a_message_are_bounded():
     assert allowance.quiet == 0
     assert allowance.heard(2 * limits.header_bytes + 65_536, 0, 0) == ""
     assert allowance.heard(1, 0, 0) == f"{allowance.quiet} bytes without a message"
+
+
+def test_bytes_for_streams_that_have_ended_are_no_noise():
+    """What was under way when a stream was reset is excused, whatever messages come between; what is more is not."""
+    limits = Limits()
+    allowance = Allowance(limits)
+    bound = 2 * limits.header_bytes + 65_536
+    allowance.excuse(limits.stream_buffer_bytes)
+    assert allowance.heard(10, 0, 1) == ""
+    assert allowance.heard(limits.stream_buffer_bytes + bound, 0, 0) == ""
+    assert allowance.heard(1, 0, 0) != ""
+
+
+def test_what_is_excused_is_bounded():
+    """No more than can be under way at once is excused, however many streams have ended."""
+    limits = Limits()
+    allowance = Allowance(limits)
+    for _ in range(1000):
+        allowance.excuse(limits.stream_buffer_bytes)
+    assert allowance.heard(17 * limits.stream_buffer_bytes + 2 * limits.header_bytes + 65_536, 0, 0) != ""

@@ -1,0 +1,85 @@
+"""Resources over HTTP, on a real control plane."""
+
+import pytest
+
+HEAD = "apiVersion: conduit.mesh/v1alpha1\nkind: TrafficPolicy\n"
+POLICY = HEAD + "metadata: {name: p, namespace: demo}\nspec: {service: words, timeouts: {request: 2}}\n"
+
+
+async def test_put_get_delete(plane):
+    """What is put is in force when that is answered, is shown with its status, and can be taken back."""
+    async with plane.client(**{"x-conduit-file": "mine.yaml"}) as client:
+        answer = await client.put("/api/v1/resources", content=POLICY)
+        [status] = answer.json()
+        assert (answer.status_code, status["result"], status["accepted"]) == (200, "created", True)
+        view = (await client.get("/api/v1/resources/TrafficPolicy/demo/p")).json()
+        assert view["apiVersion"] == "conduit.mesh/v1alpha1"
+        assert view["spec"] == {"service": "words", "timeouts": {"request": 2.0}}
+        assert view["status"]["accepted"] is True
+        [status] = (await client.put("/api/v1/resources", content=POLICY)).json()
+        assert status["result"] == "unchanged"
+        assert (await client.delete("/api/v1/resources/TrafficPolicy/demo/p")).json()["result"] == "deleted"
+        assert (await client.get("/api/v1/resources/TrafficPolicy/demo/p")).status_code == 404
+        assert (await client.delete("/api/v1/resources/TrafficPolicy/demo/p")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (POLICY + "---\n" + POLICY.replace("request: 2", "request: x"), {"line": 9, "field": "spec.timeouts.request"}),
+        (b"\xff", {}),
+        (b"", {}),
+        ("{", {"line": 2}),
+    ],
+)
+async def test_a_mistake_is_told_by_its_place(plane, body, problem):
+    """422 with file, line and field, and nothing of the request is in force."""
+    async with plane.client(**{"x-conduit-file": "mine.yaml"}) as client:
+        answer = await client.put("/api/v1/resources", content=body)
+        assert answer.status_code == 422
+        assert answer.json()["file"] == "mine.yaml"
+        assert problem.items() <= answer.json().items()
+        assert (await client.get("/api/v1/resources?kind=TrafficPolicy")).json() == []
+
+
+async def test_what_stands_in_a_file_is_not_deleted(plane):
+    """409 that names the file."""
+    async with plane.client() as client:
+        answer = await client.delete("/api/v1/resources/Workload/demo/web")
+        assert (answer.status_code, answer.json()["file"]) == (409, str(plane.source))
+
+
+async def test_lists_show_what_was_refused(plane, until):
+    """A bad file is seen with its reason beside what is still in force, in the list and by its name."""
+    plane.source.write_text(plane.source.read_text().replace("name: web", "name: other").replace("[x]", "7"))
+
+    async def refused():
+        return [v for v in await plane.get("/api/v1/resources?kind=Workload") if not v["status"]["accepted"]]
+
+    [view] = await until(refused)
+    assert view["metadata"]["name"] == "words-v1"
+    assert f"{plane.source}:5: spec.command: must be" in view["status"]["reason"]
+    names = [v["metadata"]["name"] for v in await plane.get("/api/v1/resources") if v["status"]["accepted"]]
+    assert names == ["web", "words-v1"]
+    assert (await plane.get("/api/v1/resources/Workload/demo/words-v1"))["status"]["accepted"] is True
+
+
+async def test_a_resource_that_was_only_ever_refused_is_found_by_name(plane, until):
+    """Its view has no spec, and the reason."""
+    text = POLICY.replace("request: 2", "request: soon")
+    plane.source.write_text(plane.source.read_text() + "---\n" + text)
+
+    async def refused():
+        async with plane.client() as client:
+            answer = await client.get("/api/v1/resources/TrafficPolicy/demo/p")
+            return answer.json() if answer.status_code == 200 else None
+
+    view = await until(refused)
+    assert (view["spec"], view["status"]["accepted"]) == ({}, False)
+
+
+async def test_an_unknown_kind_is_refused(plane):
+    """400 that names the parameter."""
+    async with plane.client() as client:
+        answer = await client.get("/api/v1/resources?kind=Pod")
+        assert (answer.status_code, answer.json()["field"]) == (400, "kind")
