@@ -68,8 +68,8 @@ class Cell:
     def share(self, part: int, parts: int) -> Cell:
         """Part `part` (from 0) of `parts`, in whole requests; all parts add up to the whole."""
         cell = Cell()
-        cell.requests = portion(self.requests, part, parts)
         cell.successes = portion(self.successes, part, parts)
+        cell.requests = cell.successes + portion(self.requests - self.successes, part, parts)
         cell.duration_ms = self.duration_ms / parts
         for index, count in self.buckets.items():
             some = portion(count, part, parts)

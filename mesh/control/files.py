@@ -138,12 +138,19 @@ class Files:
             del self._read[path]  # gone since we looked; the next look notices
             return
         except ConfigError as error:
-            self._cluster.refuse_file(str(path), error, error.key if isinstance(error, WrongResource) else None)
-            self._log.warning("file refused", file=str(path), line=error.line, field=error.field, reason=error.reason)
+            self._refuse(path, error)
+            return
+        except Exception as exc:  # noqa: BLE001 - a file that trips us up must not end the control plane
+            self._log.exception("file not understood", file=str(path))
+            self._refuse(path, ConfigError(f"cannot be understood: {type(exc).__name__}: {exc}", file=str(path)))
             return
         self._log.info("file read", file=str(path), resources=len(resources), version=self._cluster.version)
         if changed:
             self._changed(changed)
+
+    def _refuse(self, path: Path, error: ConfigError) -> None:
+        self._cluster.refuse_file(str(path), error, error.key if isinstance(error, WrongResource) else None)
+        self._log.warning("file refused", file=str(path), line=error.line, field=error.field, reason=error.reason)
 
     def _forget(self, gone: Iterable[Path]) -> None:
         for path in sorted(gone):

@@ -75,7 +75,8 @@ class ProxyInfo(msgspec.Struct, frozen=True):
 
 
 class ResourceStatus(msgspec.Struct, frozen=True):
-    """How a resource fares: `result` of the request (created | configured | unchanged | deleted), `accepted`, and why not."""
+    """How a resource fares: `result` of the request (created | configured | unchanged | deleted), `accepted`, and why
+    not."""
 
     kind: str
     namespace: str

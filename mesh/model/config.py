@@ -1,4 +1,5 @@
-"""proxy.yaml: what one proxy is told at start. The fields are a contract with scripts; see docs and DESIGN section 5."""
+"""proxy.yaml: what one proxy is told at start. The fields are a contract with scripts; see docs and DESIGN section
+5."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """All that a proxy must know to send a request to a service: what the control plane pushes, proxy.yaml spells out."""
+    """All that a proxy must know to send a request to a service: what the control plane pushes, proxy.yaml spells
+    out."""
 
     name: str
     endpoints: tuple[Endpoint, ...] = ()

@@ -1,4 +1,5 @@
-"""Every bound of a proxy, by name, with its default and unit. What is refused because of one is counted under its name."""
+"""Every bound of a proxy, by name, with its default and unit. What is refused because of one is counted under its
+name."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag=True):
-    """Asks for a destination as the application named it: host of an authority, without port (`votes`, `votes.demo`)."""
+    """Asks for a destination as the application named it: host of an authority, without port (`votes`,
+    `votes.demo`)."""
 
     name: str
 

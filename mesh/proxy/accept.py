@@ -17,8 +17,6 @@ from mesh.proxy.supervise import contained
 BACKLOG = 4096
 """Connections the kernel holds until we accept: a burst of reconnecting peers, capped by net.core.somaxconn."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-WATCH = 1.0
-"""Seconds between two looks at all connections: bounds on slowness are kept to within this."""
 PAUSE = 0.1
 """Seconds to leave connections in the backlog when the process has no descriptors left."""
 
@@ -101,20 +99,8 @@ class Acceptor:
         """Accept no more."""
         self._scope.cancel()
 
-    async def watch(self) -> None:
-        """Once a second look for connections that keep us waiting; until cancelled."""
-        clock = self._how.shared.clock
-        while True:
-            await trio.sleep(WATCH)
-            now = clock()
-            for connection in list(self.connections):
-                if connection.downstream is not None:
-                    connection.downstream.watch(now)
-            self._how.reactor.settle()
-
     def drain(self, final: bool) -> None:
         """Tell every client to go elsewhere; `final` ends the idle ones."""
         for connection in self.connections:
-            if connection.downstream is not None:
-                connection.downstream.drain(final)
+            connection.drain(final)
         self._how.reactor.settle()

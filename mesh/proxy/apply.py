@@ -1,4 +1,5 @@
-"""Validate what the control plane says a service is, and put it in force; refuse it with a reason, and all stays as it was."""
+"""Validate what the control plane says a service is, and put it in force; refuse it with a reason, and all stays as it
+was."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Endpoints and their load -> the endpoint for a request: power of two choices over peak EWMA (pure). Hot.
 
-The load of an endpoint is its latency estimate times the requests it has in hand. The estimate jumps up with a slow answer at
-once and forgets it over DECAY seconds (Finagle's "peak EWMA"). Weights decide how often an endpoint is drawn.
+The load of an endpoint is its latency estimate times the requests it has in hand. The estimate jumps up with a slow
+answer at once and forgets it over DECAY seconds (Finagle's "peak EWMA"). Weights decide how often an endpoint is drawn.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Balancer(Generic[E]):
         return bisect(self._cumulative, self._random() * self._cumulative[-1])
 
     def choose(self, excluded: Sequence[E] = ()) -> E | None:
-        """The less loaded of two drawn by weight; None if there is none. `excluded` are avoided while others are left."""
+        """The less loaded of two drawn by weight; None if there is none. `excluded` are avoided while others are
+        left."""
         endpoints = self.endpoints
         count = len(endpoints)
         if excluded:

@@ -1,11 +1,13 @@
 """Supervises ONE accepted connection through its phases: detect, TLS, serve; each under a deadline, all in one scope.
 
-Detection and handshakes happen here, with Trio's own waits, before the reactor has the socket; while the reactor serves it,
-this task is parked. After an HTTP/1.1 CONNECT the socket comes back and what is inside is detected like any connection.
+Detection and handshakes happen here, with Trio's own waits, before the reactor has the socket; while the reactor serves
+it, this task is parked. After an HTTP/1.1 CONNECT the socket comes back and what is inside is detected like any
+connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -20,17 +22,19 @@ from mesh.proxy.dial import ConnectFailed, dial, send_all
 from mesh.proxy.downstream import Downstream, Listener, Shared
 from mesh.proxy.reactor import Channel, Reactor
 from mesh.proxy.rescue import Reason
-from mesh.proxy.supervise import serve_channel
+from mesh.proxy.supervise import LINGER, serve_channel
 from mesh.proxy.tunnel import join
 from mesh.proxy.upstream import Cluster, Endpoint
 from mesh.wire.codec import Codec, Role
 from mesh.wire.http1 import Http1
-from mesh.wire.sniff import Verdict, sniff
+from mesh.wire.sniff import Verdict, is_http2_settings, sniff
 from mesh.wire.tls import Tls, TlsError
 
 EARLY = 0.1
 """Seconds of a client's silence after which the application is dialled, in case it is the one that speaks first."""
 READ = 64 * 1024
+LINGER_READS = 16
+"""What a refused client may still send before we close all the same: a megabyte at most."""
 
 
 class Accepting(NamedTuple):
@@ -46,7 +50,7 @@ class Accepting(NamedTuple):
 class Connection:
     """One accepted socket and where it stands. `downstream` is set while it serves HTTP, for drain."""
 
-    __slots__ = ("_how", "_limits", "_tls", "downstream", "listener", "number", "peer", "sock")
+    __slots__ = ("_how", "_limits", "_scope", "_tls", "downstream", "listener", "number", "peer", "phase", "sock")
 
     def __init__(self, how: Accepting, listener: Listener, sock: socket.socket, peer: str, number: int) -> None:
         self._how = how
@@ -57,15 +61,18 @@ class Connection:
         self.peer = peer
         self.number = number
         self.downstream: Downstream | None = None
+        self.phase = "detect"
+        self._scope = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve it to its end. The socket is closed whatever happens."""
-        with self.sock:
+        with self.sock, self._scope:
             data = b""
             if self._how.tls is not None:
                 data = await self._secure(self._how.tls)
             target = self.listener.cluster
             while True:
+                self._enter("detect")
                 found = await self._detect(target, data)
                 if found is None:
                     return
@@ -77,6 +84,17 @@ class Connection:
                 if after is None:
                     return
                 target, data = after
+
+    def drain(self, final: bool) -> None:
+        """Have it end: what is under way is finished; `final` ends it at once if nothing is. Tunnels go on."""
+        if self.downstream is not None:
+            self.downstream.drain(final)
+        elif final and self.phase == "detect":
+            self._scope.cancel()
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        trio.lowlevel.current_task().name = f"connection {self.peer} {phase}"
 
     # --- phases ------------------------------------------------------------------------------------------------------
 
@@ -149,6 +167,10 @@ class Connection:
                 sock.close()
                 endpoint.load.pending -= 1
                 raise
+            if is_http2_settings(first):  # every HTTP/2 server begins with those; it still waits for the client
+                sock.close()
+                endpoint.load.pending -= 1
+                return
             early = Early(endpoint, sock, tls, first)
             nursery.cancel_scope.cancel()
 
@@ -183,6 +205,7 @@ class Connection:
         counted = how.shared.reports.connections(self.listener.direction, target.name if target is not None else "")
         counted.opened += 1
         codec.start()
+        self._enter(codec.name)
         try:
             channel.attach(downstream.leg, data)
             if isinstance(codec, Http1) and target is None:
@@ -194,6 +217,8 @@ class Connection:
                 await self._parked(downstream)
             if channel.failure is not None:
                 raise channel.failure
+            if downstream.refused:
+                await self._linger()
             if downstream.tunnel_to is None or not isinstance(codec, Http1) or channel.ended.is_set():
                 return None
             how.reactor.settle()
@@ -227,6 +252,7 @@ class Connection:
         if target is None:
             reports.refuse("no_target", self.listener.direction)
             return
+        self._enter("tunnel")
         clock = how.shared.clock
         started = clock()
         scope = reports.scope(self.listener.direction, target.name, "", "disabled" if self._tls is None else "true")
@@ -257,7 +283,8 @@ class Connection:
         reports.record(scope, "tcp", 0, -1, outcome, "", connected - started, clock() - started)
 
     async def _dial(self, target: Cluster) -> tuple[Endpoint, socket.socket, Tls | None]:
-        """A connection to one endpoint, which counts as pending there until the caller is done. Raises ConnectFailed."""
+        """A connection to one endpoint, which counts as pending there until the caller is done. Raises
+        ConnectFailed."""
         limits, clock = self._limits, self._how.shared.clock
         tried: list[Endpoint] = []
         failure = ConnectFailed(Reason.NO_ENDPOINTS, f"no endpoint of {target.name} is ready", target.name)
@@ -296,7 +323,20 @@ class Connection:
 
     async def _read(self) -> bytes:
         """Plain bytes from the client; empty when it has closed."""
-        return await _read(self.sock, self._tls)
+        try:
+            return await _read(self.sock, self._tls)
+        except TlsError as exc:
+            self._how.shared.reports.refuse(f"tls_{exc.reason}", self.listener.direction)
+            raise Ended from exc
+
+    async def _linger(self) -> None:
+        """Let a client that we have refused read why: to close on what it still sends would reset the connection."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(LINGER):
+            for _ in range(LINGER_READS):
+                if not await _read(self.sock, None):
+                    return
 
     async def _more(self) -> bytes:
         data = await _read(self.sock, None)

@@ -1,6 +1,7 @@
 """Deadlines of exchanges: a wheel of coarse ticks that one task serves. Hot: two set operations per exchange.
 
-A deadline is kept by the tick after it, so it is never early and late by at most TICK (and by what the machine is busy with).
+A deadline is kept by the tick after it, so it is never early and late by at most TICK (and by what the machine is busy
+with).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ TICK = 0.02
 
 
 class Expiring(Protocol):
+    """Something that has a deadline."""
+
     def expire(self, now: float) -> None:
         """The deadline has passed (`now` in the wheel's seconds); may ask for another one."""
 

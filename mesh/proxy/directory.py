@@ -1,7 +1,7 @@
 """Names -> clusters: what the applications here may ask for, as proxy.yaml or the control plane has told it.
 
-A name that nobody has asked for yet is asked of the control plane, once; requests wait in its cluster until the answer. What
-the mesh does not know is reached by its own address, outside the mesh.
+A name that nobody has asked for yet is asked of the control plane, once; requests wait in its cluster until the answer.
+What the mesh does not know is reached by its own address, outside the mesh.
 """
 
 from __future__ import annotations
@@ -139,4 +139,3 @@ class Directory:
 
 def _is_address(name: str) -> bool:
     return name == "localhost" or ":" in name or name.replace(".", "").isdigit()
-

@@ -44,8 +44,8 @@ class Shared(NamedTuple):
 class Downstream:
     """One accepted connection that speaks HTTP.
 
-    `identity` and `tls` say who the peer is; `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw connection,
-    with the bytes in `early`, then belongs to the supervisor again (`over_to_supervisor`).
+    `identity` and `tls` say who the peer is; `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw
+    connection, with the bytes in `early`, then belongs to the supervisor again (`over_to_supervisor`).
     """
 
     __slots__ = (
@@ -63,6 +63,7 @@ class Downstream:
         "number",
         "peer",
         "protocol",
+        "refused",
         "reports",
         "taps",
         "target",
@@ -101,7 +102,7 @@ class Downstream:
         self.tunnel_to: Cluster | None = None
         self.early: list[bytes] = []
         self.handed_over = trio.Event()
-        self.draining = False
+        self.draining = self.refused = False
 
     def __repr__(self) -> str:
         return f"<Downstream {self.number} {self.protocol} from {self.peer}, {len(self.exchanges)} exchanges>"
@@ -138,8 +139,10 @@ class Downstream:
                 if exchange := self.exchanges.get(stream):
                     exchange.client_reset(now)
             case GoAway():
-                pass  # it will open no more streams with us as the client of its pushes: we never push (RFC 9113 section 6.8)
+                # it will open no more streams with us as the client of its pushes: we never push (RFC 9113 section 6.8)
+                pass
             case Broken(reason):
+                self.refused = True
                 self.reports.refuse(reason, self.listener.direction)
                 for exchange in list(self.exchanges.values()):
                     exchange.client_reset(now)

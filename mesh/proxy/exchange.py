@@ -1,7 +1,7 @@
 """One request, from its head to its report, as a state machine. READ FIRST; hot: every request runs through it.
 
-Events come in as method calls with `now` (seconds, monotonic), commands go out to the codecs of two legs. Nothing here waits,
-reads a clock or touches a socket, so a test drives it with two fakes and hypothesis drives it in any order.
+Events come in as method calls with `now` (seconds, monotonic), commands go out to the codecs of two legs. Nothing here
+waits, reads a clock or touches a socket, so a test drives it with two fakes and hypothesis drives it in any order.
 
 The states, and what takes one to another:
 """
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 class State(enum.IntEnum):
+    """Where an exchange stands."""
+
     QUEUED = 0
     """Waits for a route, an endpoint or a connection; nothing has been sent."""
     SENT = 1
@@ -35,6 +37,8 @@ class State(enum.IntEnum):
 
 
 class Input(enum.IntEnum):
+    """What takes it further."""
+
     ASSIGNED = 0
     RESPONSE = 1
     RETRY = 2
@@ -57,8 +61,9 @@ REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 """Methods that are idempotent (RFC 9110 section 9.2.2)."""
 
 UNPROCESSED_ATTEMPTS = 16
-"""Connections that may refuse one request unseen. An endpoint that ends each connection after so many streams refuses all that
-were sent beyond them, and may do so again and again while a crowd of requests moves from one connection to the next."""
+"""Connections that may refuse one request unseen. An endpoint that ends each connection after so many streams refuses
+all that were sent beyond them, and may do so again and again while a crowd of requests moves from one connection to the
+next."""
 NEVER = float("inf")
 NO_BODY: list[bytes] = []
 """What is kept of a request that had none; always empty."""
@@ -69,7 +74,8 @@ NO_SLOT: set[Expiring] = set()
 class Exchange:
     """See the module. `status` is 0 and `grpc_status` -1 until known; times are seconds of the caller's clock.
 
-    `owed_*` are bytes taken from a peer and not yet acknowledged to it, because the other side is congested or not there yet.
+    `owed_*` are bytes taken from a peer and not yet acknowledged to it, because the other side is congested or not
+    there yet.
     """
 
     __slots__ = (
@@ -385,7 +391,8 @@ class Exchange:
             self.slot = self.downstream.deadlines.add(self, when if when > now else now)
 
     def watch(self, now: float) -> None:
-        """End it if neither side has moved for `limits.idle_tcp`. Called now and then for every exchange that is open."""
+        """End it if neither side has moved for `limits.idle_tcp`. Called now and then for every exchange that is
+        open."""
         idle = self.downstream.limits.idle_tcp
         if now >= self.touched_at + idle:
             self.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")

@@ -1,8 +1,8 @@
 """One HTTP connection as its exchanges see it, downstream or upstream: a channel, a codec, and who is held back by it.
 
-Backpressure is here. Bytes that an exchange moves from leg A to leg B are acknowledged to A's peer at once while B is not
-congested; otherwise they are owed: the exchange is `held` by B, and B's next flush that finds room lets it `release`.
-Hot: bench guards it in all HTTP scenarios.
+Backpressure is here. Bytes that an exchange moves from leg A to leg B are acknowledged to A's peer at once while B is
+not congested; otherwise they are owed: the exchange is `held` by B, and B's next flush that finds room lets it
+`release`. Hot: bench guards it in all HTTP scenarios.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Owner(Protocol):
     """Gives events their meaning: the downstream or the upstream end."""
 
     def handle(self, events: list[Event]) -> None: ...
+
+    def watch(self, now: float) -> None: ...
 
     def lost(self, reason: str) -> None: ...
 
@@ -62,6 +64,9 @@ class Leg:
                 exchange.release()
         return data
 
+    def watch(self, now: float) -> None:
+        self.owner.watch(now)
+
     def lost(self, reason: str) -> None:
         self.owner.lost(reason)
         waiting, self.held = self.held, []
@@ -72,9 +77,7 @@ class Leg:
         """Whether more body for `stream` should wait: its share or the connection's is used up."""
         codec = self.codec
         return (
-            codec.queued(stream) > self._stream_buffer
-            or bool(self.channel.backlog)
-            or codec.queued(0) > self._buffer
+            codec.queued(stream) > self._stream_buffer or bool(self.channel.backlog) or codec.queued(0) > self._buffer
         )
 
     @property

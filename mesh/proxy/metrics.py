@@ -1,6 +1,7 @@
 """The proxy's series in Prometheus' terms, named and labelled as linkerd-proxy names them, so that its dashboards work.
 
-`conduit_*` are ours. Rendering is prometheus-client's; it is imported at the first scrape, since most sidecars never see one.
+`conduit_*` are ours. Rendering is prometheus-client's; it is imported at the first scrape, since most sidecars never
+see one.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class ProxyCollector:
         closed = CounterMetricFamily("tcp_close", "Connections closed.", labels=("direction", "authority"))
         now = GaugeMetricFamily("tcp_open_connections", "Connections open now.", labels=("direction", "authority"))
         read = CounterMetricFamily("tcp_read_bytes", "Bytes read from the peer.", labels=("direction", "authority"))
-        written = CounterMetricFamily("tcp_write_bytes", "Bytes written to the peer.", labels=("direction", "authority"))
+        written = CounterMetricFamily(
+            "tcp_write_bytes", "Bytes written to the peer.", labels=("direction", "authority")
+        )
         for one in self._reports.all_connections():
             where = [one.direction, one.service]
             opened.add_metric(where, one.opened)

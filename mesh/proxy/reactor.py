@@ -1,11 +1,12 @@
 """Moves the bytes of all connections; the only poller (ADR 0001). Hot: every byte of every request passes here.
 
-Trio owns each connection: its supervisor opens a `Channel`, attaches it here, and waits on `channel.ended`. This file owns
-the nested epoll: one Trio task waits for its descriptor, then, without another await, reads a bounded batch of ready
-sockets, hands the bytes to each channel's handler, and when the batch is through flushes each dirty channel once.
+Trio owns each connection: its supervisor opens a `Channel`, attaches it here, and waits on `channel.ended`. This file
+owns the nested epoll: one Trio task waits for its descriptor, then, without another await, reads a bounded batch of
+ready sockets, hands the bytes to each channel's handler, and when the batch is through flushes each dirty channel once.
 
 Rules:
-* Registrations are level-triggered and stay. A channel is watched for writability only while the kernel has refused bytes.
+* Registrations are level-triggered and stay. A channel is watched for writability only while the kernel has refused
+  bytes.
 * A handler that raises ends its own channel only: the error is delivered to that channel's supervisor.
 * Code that runs outside a batch (a dial that finished, a deadline) calls `settle` when it is through.
 """
@@ -25,9 +26,11 @@ from mesh.wire.tls import Tls, TlsError
 
 BATCH = 64
 """Sockets served between two flushes: about a millisecond of work."""
+WATCH = 1.0
+"""Seconds between two looks at all connections: bounds on slowness are kept to within this."""
 ROUNDS = 4
-"""Batches before other Trio tasks get their turn. Under load the next batch is ready when one has been served, and asking
-for it costs a tenth of a turn through Trio's scheduler."""
+"""Batches before other Trio tasks get their turn. Under load the next batch is ready when one has been served, and
+asking for it costs a tenth of a turn through Trio's scheduler."""
 READ_BYTES = 64 * 1024
 """One read: what a sender's usual socket buffer holds; more only costs memory."""
 
@@ -53,6 +56,9 @@ class Handler(Protocol):
 
     def produce(self) -> bytes:
         """Bytes to send now, in plain text. Only called while the kernel has taken all that came before."""
+
+    def watch(self, now: float) -> None:
+        """Called once a second, for bounds on slowness."""
 
     def lost(self, reason: str) -> None:
         """The socket broke or was given up; nothing can be sent any more. Called exactly once, last."""
@@ -279,14 +285,15 @@ class Channel:
             self.reactor.poller.unregister(self.fd)
 
     def detach(self) -> None:
-        """Take the socket out of the reactor, with nothing said to the handler: another handler will follow, or none."""
+        """Take the socket out of the reactor, with nothing said to the handler: another handler will follow, or
+        none."""
         if self.attached:
             self.attached = False
             self.mask = 0
             del self.reactor.channels[self.fd]
             if self.parked:
                 self.parked = False
-            else:
+            elif not self.reactor.poller.closed:  # it is, when the whole proxy is being cancelled
                 self.reactor.poller.unregister(self.fd)
 
     def end(self, reason: str) -> None:
@@ -330,6 +337,19 @@ class Reactor:
         finally:
             trio.lowlevel.notify_closing(descriptor)
             self.poller.close()
+
+    async def watch(self) -> None:
+        """Once a second have every handler look for what keeps it waiting; until cancelled."""
+        while True:
+            await trio.sleep(WATCH)
+            now = self.clock()
+            for channel in list(self.channels.values()):
+                if channel.attached:
+                    try:
+                        channel.handler.watch(now)
+                    except Exception as exc:  # contained, as in a batch
+                        channel.fail(exc)
+            self.settle()
 
     def _batch(self) -> int:
         """Serve what is ready, flush what that made dirty; returns how many sockets were ready."""

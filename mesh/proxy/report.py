@@ -1,8 +1,9 @@
 """Counters and histograms of exchanges and connections. Hot: `record` runs once per exchange.
 
-A `Scope` is what is fixed for many exchanges (direction, service, peer, TLS); within it a small tuple finds the `Series`.
-The number of series is bounded: what comes after `limits.metric_series` is counted in one overflow series per scope family.
-Cumulative values stay here for /metrics; `drain` gives the control plane what they grew by since the drain before.
+A `Scope` is what is fixed for many exchanges (direction, service, peer, TLS); within it a small tuple finds the
+`Series`. The number of series is bounded: what comes after `limits.metric_series` is counted in one overflow series per
+scope family. Cumulative values stay here for /metrics; `drain` gives the control plane what they grew by since the
+drain before.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ class Reports:
         return series
 
     def refuse(self, reason: str, where: str) -> None:
-        """Count a refusal: `reason` is one word_like_this from a closed list, `where` the listener's direction or a service."""
+        """Count a refusal: `reason` is one word_like_this from a closed list, `where` the listener's direction or a
+        service."""
         key = (reason, where)
         if key in self.refusals or len(self.refusals) < self._limit:
             self.refusals[key] = self.refusals.get(key, 0) + 1
@@ -184,7 +186,8 @@ class Reports:
 
 
 FAILING_GRPC = frozenset({2, 4, 12, 13, 14, 15})
-"""UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the server's fault, as linkerd-proxy classifies."""
+"""UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the server's fault, as linkerd-proxy
+classifies."""
 
 
 def is_failure(status: int, grpc_status: int) -> bool:

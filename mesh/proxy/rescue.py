@@ -1,7 +1,7 @@
 """An error of our own -> what the client is told: an HTTP status, a gRPC status, or a reset (pure).
 
-Each answer carries `conduit-error: <reason>` and one line that names the service, the endpoint and the cause. The reasons are
-a closed list, since they are metric labels and scripts match on them.
+Each answer carries `conduit-error: <reason>` and one line that names the service, the endpoint and the cause. The
+reasons are a closed list, since they are metric labels and scripts match on them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Reason(enum.StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """HTTP status, gRPC status (its code's number) and the code to reset a stream with that is already being answered."""
+    """HTTP status, gRPC status (its code's number) and the code to reset a stream with that is already being
+    answered."""
 
     status: int
     grpc_status: int
@@ -67,7 +68,8 @@ def sentence(service: str, endpoint: str, cause: str) -> str:
 
 
 def response(reason: Reason, text: str, *, grpc: bool, status: int | None = None) -> tuple[Head, bytes]:
-    """Head and body of the answer; for gRPC a trailers-only response, whose body is empty (gRPC over HTTP/2, Responses)."""
+    """Head and body of the answer; for gRPC a trailers-only response, whose body is empty (gRPC over HTTP/2,
+    Responses)."""
     answer = ANSWERS[reason]
     error: Field = (b"conduit-error", reason.encode())
     if grpc:

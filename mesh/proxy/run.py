@@ -1,7 +1,7 @@
 """Composition root of the proxy: builds the parts, holds the supervision tree, drains it on SIGTERM.
 
 proxy
-├─ admin, subscribe, deadlines, reactor
+├─ admin, subscribe, deadlines, reactor, watch
 ├─ inbound / outbound LISTENER
 │  └─ connection 10.1.0.3:51234
 └─ upstreams
@@ -174,6 +174,7 @@ class Proxy:
         config = self._config
         async with trio.open_nursery() as root:
             root.start_soon(self.reactor.run, name="reactor")
+            root.start_soon(self.reactor.watch, name="watch")
             root.start_soon(self.deadlines.run, self.reactor.settle, name="deadlines")
             root.start_soon(self.directory.run, name="upstreams")
             if self.subscriptions is not None:
@@ -188,12 +189,12 @@ class Proxy:
                 for acceptor in self._acceptors:
                     name = f"{acceptor.listener.direction} {acceptor.listener.address}"
                     listeners.start_soon(acceptor.run, numbers, name=name)
-                    root.start_soon(acceptor.watch, name=f"watch {acceptor.listener.address}")
                 task_status.started()
             root.cancel_scope.cancel()  # every listener has drained
 
     async def drain(self) -> None:
-        """Become unready, keep accepting a little, tell clients to go, close what is idle, and end when the rest has ended.
+        """Become unready, keep accepting a little, tell clients to go, close what is idle, and end when the rest has
+        ended.
 
         At most `limits.drain_timeout` seconds; what is left then is cut off."""
         self._draining = True
@@ -261,5 +262,3 @@ def raise_descriptor_limit(wanted: int) -> None:
     if soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-
-

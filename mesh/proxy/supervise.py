@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from mesh.proxy.report import Reports
 from mesh.proxy.reactor import Channel
+from mesh.proxy.report import Reports
 
 LINGER = 1.0
 """Seconds that a connection which was told to close may take to flush its goodbye."""
 
 
-async def serve_channel(channel: Channel, is_idle: Callable[[], bool], timeout: float, close: Callable[[], None]) -> None:
+async def serve_channel(
+    channel: Channel, is_idle: Callable[[], bool], timeout: float, close: Callable[[], None]
+) -> None:
     """Wait until the reactor is through with `channel`; after `timeout` seconds of nothing, `close` it when idle.
 
     Raises what ended the channel if that was a bug in its handler."""
@@ -33,10 +35,12 @@ async def serve_channel(channel: Channel, is_idle: Callable[[], bool], timeout: 
         raise channel.failure
 
 
-async def contained(name: str, reports: Reports, log: Callable[[str, str, str], None], work: Callable[[], Awaitable[None]]) -> None:
+async def contained(
+    name: str, reports: Reports, log: Callable[[str, str, str], None], work: Callable[[], Awaitable[None]]
+) -> None:
     """Run one connection's `work`; a failure of its code ends here: logged with the connection's name, and counted."""
     try:
         await work()
-    except* Exception as group:
+    except* Exception as group:  # noqa: BLE001 -- the boundary of one connection: told and counted below
         reports.refuse("internal", name.partition(" ")[0])
         log("connection_failed", name, "".join(traceback.format_exception(group)))

@@ -1,7 +1,8 @@
-"""Opaque TCP: bytes from one channel to the other, both ways, with backpressure and half-close. Hot (bench: opaque TCP).
+"""Opaque TCP: bytes from one channel to the other, both ways, with backpressure and half-close. Hot (bench: opaque
+TCP).
 
-What one side sends and the other's kernel does not take is that channel's backlog; while there is one, the first side is not
-read. So a tunnel never holds more than one read per direction.
+What one side sends and the other's kernel does not take is that channel's backlog; while there is one, the first side
+is not read. So a tunnel never holds more than one read per direction.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ class Pipe:
         if not self.other.peer_done:
             return GO_ON
         return CLOSE if self.peer_done and not self.other.channel.backlog else HALF_CLOSE
+
+    def watch(self, now: float) -> None:
+        """Nothing to look for: an idle tunnel is its supervisor's business."""
 
     def lost(self, reason: str) -> None:
         self.gone = True

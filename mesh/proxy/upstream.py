@@ -1,8 +1,9 @@
-"""Where requests go: clusters (one per service), their endpoints, and each endpoint's connections: dialled, shared, retired.
+"""Where requests go: clusters (one per service), their endpoints, and each endpoint's connections: dialled, shared,
+retired.
 
-The owners, outermost first: the upstreams' nursery holds a task per cluster, which holds a task per endpoint, which holds a
-supervisor per connection. The choosing and lending is synchronous: `assign` hands an exchange to a connection at once where
-one is at hand, and otherwise queues it and has one dialled.
+The owners, outermost first: the upstreams' nursery holds a task per cluster, which holds a task per endpoint, which
+holds a supervisor per connection. The choosing and lending is synchronous: `assign` hands an exchange to a connection
+at once where one is at hand, and otherwise queues it and has one dialled.
 """
 
 from __future__ import annotations
@@ -117,6 +118,10 @@ class Upstream:
             case _:
                 raise AssertionError(f"an upstream cannot send {event!r}")
 
+    def watch(self, now: float) -> None:
+        """Once a second: what a peer may do per window begins anew."""
+        self.leg.codec.tick(now)
+
     def lost(self, reason: str) -> None:
         """The connection is gone: every exchange on it ends, or is sent again where that is safe."""
         now = self.clock()
@@ -192,7 +197,9 @@ class Endpoint(Loaded):
         self.wake = trio.Event()
         tls = "true" if cluster.tls is not None else "disabled"
         peer = spec.workload or spec.address
-        self.scope: Scope = cluster.shared.reports.scope("outbound" if cluster.outbound else "inbound", cluster.name, peer, tls)
+        self.scope: Scope = cluster.shared.reports.scope(
+            "outbound" if cluster.outbound else "inbound", cluster.name, peer, tls
+        )
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.address}, {len(self.connections)} connections, {self.load!r}>"
@@ -229,7 +236,9 @@ class Endpoint(Loaded):
             wanted = self.dialling == 0 and len(self.http2) < limits.upstream_http2_connections
             http2 = True
         else:
-            wanted = self.dialling < len(self.queue) and len(self.connections) + self.dialling < limits.upstream_connections
+            wanted = (
+                self.dialling < len(self.queue) and len(self.connections) + self.dialling < limits.upstream_connections
+            )
             http2 = False
         if wanted:
             self.dial(http2)
@@ -339,7 +348,9 @@ class Endpoint(Loaded):
                     else:
                         self.returned(upstream)
                     shared.reactor.settle()
-                    await serve_channel(channel, lambda: not upstream.exchanges, shared.limits.idle_http, upstream.close)
+                    await serve_channel(
+                        channel, lambda: not upstream.exchanges, shared.limits.idle_http, upstream.close
+                    )
                 finally:
                     channel.end("the proxy closed the connection")
                     self.withdraw(upstream)
@@ -434,7 +445,8 @@ class Cluster:
         return f"<Cluster {self.name}, {len(self.endpoints)} endpoints, {len(self.waiting)} waiting>"
 
     def update(self, spec: Service) -> None:
-        """Follow a new version of the service: endpoints are added, kept (with their load and connections) or retired."""
+        """Follow a new version of the service: endpoints are added, kept (with their load and connections) or
+        retired."""
         now = self.shared.reactor.clock()
         self.spec = spec
         self.request_timeout = spec.timeouts.request
@@ -489,7 +501,9 @@ class Cluster:
         waited = f"within {self.shared.limits.pending_timeout:.3g} s"
         if exchange.queue is not self.waiting:
             cause = exchange.endpoint.last_cause if exchange.endpoint else ""
-            return Reason.CONNECT_FAILED, f"no connection became free {waited}" + (f" (last error: {cause})" if cause else "")
+            return Reason.CONNECT_FAILED, f"no connection became free {waited}" + (
+                f" (last error: {cause})" if cause else ""
+            )
         if not self.configured:
             return Reason.NOT_CONFIGURED, f"the control plane has not said {waited} what this service is"
         return Reason.NO_ENDPOINTS, f"no endpoint became ready {waited}"

@@ -76,7 +76,8 @@ class Allowance:
         return ""
 
     def excuse(self, size: int) -> None:
-        """So many bytes may come, or have come, for a stream that has ended without its sender knowing: they are no noise."""
+        """So many bytes may come, or have come, for a stream that has ended without its sender knowing: they are no
+        noise."""
         self._excused = min(self._excused + size, self._excused_bound)
 
     def said(self, size: int) -> None:

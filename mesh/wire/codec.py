@@ -1,17 +1,20 @@
 """The seam between protocol machines and their users: one vocabulary of events and one set of commands for all of HTTP.
 
 A codec is one connection's protocol state in one role. It is fed bytes and returns events; commands queue bytes that
-`take` hands out. Streams are numbered as HTTP/2 numbers them; an HTTP/1.1 codec numbers its exchanges 1, 3, 5 and so on.
+`take` hands out. Streams are numbered as HTTP/2 numbers them; an HTTP/1.1 codec numbers its exchanges 1, 3, 5 and so
+on.
 
 Rules that every codec keeps:
 
-* It never raises on what a peer sends. A message that must be refused becomes `Refused` (one stream) or `Broken` (the whole
-  connection); what the peer should be told (RST_STREAM, GOAWAY, a 400) is queued already. Nothing follows `Broken`.
+* It never raises on what a peer sends. A message that must be refused becomes `Refused` (one stream) or `Broken` (the
+  whole connection); what the peer should be told (RST_STREAM, GOAWAY, a 400) is queued already. Nothing follows
+  `Broken`.
 * A malformed request or response is never shown as `Request` or `Response`.
 * After `Data`, `Request` or `Response` with `end`, or `Trailers`, no more comes for that direction of the stream.
 * After `Reset` or `Refused` nothing more comes for the stream, and nothing may be sent on it.
 * Commands for a stream that is gone (the peer reset it, the event is still on its way to you) do nothing.
-* `Data` is not given back to the peer's window until `acknowledge`; a codec whose `wants_read` is False is not to be fed.
+* `Data` is not given back to the peer's window until `acknowledge`; a codec whose `wants_read` is False is not to be
+  fed.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ class Role(enum.Enum):
 
 
 class Request(msgspec.Struct, gc=False):
+    """A request's head; `end`: it has no body."""
+
     stream: int
     head: Head
     end: bool
@@ -53,6 +58,8 @@ class Informational(msgspec.Struct, gc=False):
 
 
 class Data(msgspec.Struct, gc=False):
+    """Some of a body; `end`: the last of it, perhaps empty."""
+
     stream: int
     data: bytes
     end: bool
@@ -68,8 +75,8 @@ class Trailers(msgspec.Struct, gc=False):
 class Reset(msgspec.Struct, gc=False):
     """The stream was ended early: by the peer, or by the connection's end.
 
-    `unprocessed` says that the peer certainly did nothing with the request (REFUSED_STREAM, above GOAWAY's last stream),
-    so that any request may be sent again (RFC 9113 section 8.7)."""
+    `unprocessed` says that the peer certainly did nothing with the request (REFUSED_STREAM, above GOAWAY's last
+    stream), so that any request may be sent again (RFC 9113 section 8.7)."""
 
     stream: int
     code: int
@@ -78,7 +85,8 @@ class Reset(msgspec.Struct, gc=False):
 
 
 class Refused(msgspec.Struct, gc=False):
-    """The peer's message on this stream was malformed or over a bound; the codec has answered. `reason` is one word_like_this."""
+    """The peer's message on this stream was malformed or over a bound; the codec has answered. `reason` is one
+    word_like_this."""
 
     stream: int
     reason: str
@@ -92,8 +100,8 @@ class GoAway(msgspec.Struct, gc=False):
 
 
 class Broken(msgspec.Struct, gc=False):
-    """The connection is over because of what the peer sent (or because it ended in mid-message). Every open stream has had
-    its `Reset` before this. `reason` is one word_like_this, for metrics; `detail` is a sentence for people."""
+    """The connection is over because of what the peer sent (or because it ended in mid-message). Every open stream has
+    had its `Reset` before this. `reason` is one word_like_this, for metrics; `detail` is a sentence for people."""
 
     reason: str
     detail: str
@@ -118,7 +126,8 @@ class Codec(Protocol):
         """Take bytes from the peer; `b""` returns events that fell due since (a pipelined request, say)."""
 
     def receive_eof(self) -> list[Event]:
-        """The peer has closed its direction. Ends what depended on it, by `Reset`, or `Data(end=True)` where EOF is the end."""
+        """The peer has closed its direction. Ends what depended on it, by `Reset`, or `Data(end=True)` where EOF is the
+        end."""
 
     def take(self) -> bytes:
         """All bytes queued for the peer that its windows allow; empty if none."""
@@ -144,8 +153,8 @@ class Codec(Protocol):
         """Body bytes queued for the peer on this stream; 0: on the whole connection."""
 
     def shutdown(self, final: bool) -> None:
-        """Drain: HTTP/2 announces GOAWAY (2^31-1 first, the last stream when `final`); HTTP/1.1 ends with the next response,
-        and when `final` at once if it is idle."""
+        """Drain: HTTP/2 announces GOAWAY (2^31-1 first, the last stream when `final`); HTTP/1.1 ends with the next
+        response, and when `final` at once if it is idle."""
 
     def tick(self, now: float) -> bool:
         """Called about once a second with any monotonic time, in seconds. True: the peer has left a head unfinished for
@@ -172,7 +181,8 @@ class Codec(Protocol):
 
     @property
     def restless(self) -> bool:
-        """`finished`, `half_close` or `wants_read` may be other than they usually are. One cheap look instead of three."""
+        """`finished`, `half_close` or `wants_read` may be other than they usually are. One cheap look instead of
+        three."""
 
     @property
     def finished(self) -> bool:

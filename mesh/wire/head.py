@@ -1,8 +1,9 @@
 """A header block, in HTTP/2's form whichever protocol it came in: pseudo-header fields first, names in lower case.
 
-A codec makes a `Head` and a codec sends it; nobody between walks its fields. `get` and the named attributes read it, `set`,
-`add` and `remove` edit a copy, so that a block that nobody edits is forwarded as the very object that the peer's codec made.
-Connection-specific fields (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2) are never part of it: codecs strip and make those.
+A codec makes a `Head` and a codec sends it; nobody between walks its fields. `get` and the named attributes read it,
+`set`, `add` and `remove` edit a copy, so that a block that nobody edits is forwarded as the very object that the peer's
+codec made. Connection-specific fields (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2) are never part of it: codecs
+strip and make those.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ Field = tuple[bytes, bytes]
 
 
 class UnsendableHead(ValueError):
-    """A head that the protocol of the other side cannot carry, such as a line break in a value; `str()` says which field."""
+    """A head that the protocol of the other side cannot carry, such as a line break in a value; `str()` says which
+    field."""
 
 
 class Head:
     """A request's or response's head. Hot: one is made per message (bench: all HTTP scenarios).
 
-    `block` holds all fields; `method`, `scheme`, `authority`, `path` are empty for responses, `status` is 0 for requests.
-    `upgrade` is the protocol that an HTTP/1.1 head asks to switch to or agrees to (RFC 9110 section 7.8), else empty.
+    `block` holds all fields; `method`, `scheme`, `authority`, `path` are empty for responses, `status` is 0 for
+    requests. `upgrade` is the protocol that an HTTP/1.1 head asks to switch to or agrees to (RFC 9110 section 7.8),
+    else empty.
     """
 
     __slots__ = ("_index", "authority", "block", "method", "path", "scheme", "status", "upgrade")

@@ -585,7 +585,9 @@ class Http1:
     @property
     def restless(self) -> bool:
         return (
-            self.finished or self.half_close or len(self._buffer) + self._unacknowledged >= self._limits.stream_buffer_bytes
+            self.finished
+            or self.half_close
+            or len(self._buffer) + self._unacknowledged >= self._limits.stream_buffer_bytes
         )
 
     @property

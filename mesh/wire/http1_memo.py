@@ -2,10 +2,11 @@
 
 A client that keeps its connection sends the same fields with nearly every request, and a server much the same head for
 a second; HTTP/2's HPACK rests on the same fact. So what `http1_head` made of a block of fields is kept under its very
-bytes, and what `http1_write` makes of it beside that. Nothing is decided here: on a miss both are asked, and a hit repeats
-their answer. Rules:
+bytes, and what `http1_write` makes of it beside that. Nothing is decided here: on a miss both are asked, and a hit
+repeats their answer. Rules:
 
-* Only blocks of up to LENGTH bytes are kept, ENTRIES of them, and none with a secret (SECRETS). When it is full it is emptied.
+* Only blocks of up to LENGTH bytes are kept, ENTRIES of them, and none with a secret (SECRETS). When it is full it is
+  emptied.
 * Only the plain case is kept: HTTP/1.1, origin-form, no upgrade, a status that frames its body by its fields.
 * A head that was edited has another block, and is written afresh.
 """

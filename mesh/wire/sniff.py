@@ -188,3 +188,8 @@ def _host_name(hello: _Reader) -> str | None:
             kind, name = names.number(1), names.vector(2)
             return name.decode("ascii").lower() if kind == 0 and _HOST_NAME.fullmatch(name) else None
     return None
+
+
+def is_http2_settings(data: bytes) -> bool:
+    """Whether a server's first bytes are HTTP/2's SETTINGS frame (RFC 9113 section 3.4), which waits for nobody."""
+    return len(data) >= 9 and data[3] == 4 and data[0] == 0 and data[5:9] == bytes(4)

@@ -111,6 +111,16 @@ def test_quantile(buckets, q, value):
     assert quantile(buckets, q) == (pytest.approx(value) if value is not None else None)
 
 
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 100))
+def test_no_share_has_more_successes_than_requests(successes, failures, parts):
+    """However a late report is spread, each second of it makes sense by itself."""
+    cell = Cell()
+    cell.requests, cell.successes = successes + failures, successes
+    shares = [cell.share(part, parts) for part in range(parts)]
+    assert all(share.successes <= share.requests for share in shares)
+    assert sum(share.requests for share in shares) == cell.requests
+
+
 def test_a_window_forgets_what_is_older():
     """Only slots within the window count, and its length is the divisor."""
     aggregate = Aggregate(0.0)

@@ -106,6 +106,19 @@ def test_whatever_is_no_yaml_of_ours_is_refused(bench, content):
     assert len(bench.cluster.refusals()) == 1
 
 
+def test_a_bug_over_a_file_costs_that_file_alone(bench, monkeypatch):
+    """Whatever decoding raises, the file is refused and the looking goes on."""
+
+    def trip(path):
+        raise RecursionError("deep")
+
+    bench.files.prepare()
+    bench.put("a.yaml", workload("votes"))
+    monkeypatch.setattr("mesh.control.files.decode", trip)
+    bench.look_twice()
+    assert "RecursionError" in bench.cluster.refusals()[0].reason
+
+
 def test_a_removed_file_takes_its_resources_along(bench):
     """They are gone, and the services that they made are told as changed."""
     bench.put("a.yaml", workload("votes"))

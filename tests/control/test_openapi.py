@@ -14,7 +14,8 @@ async def test_every_route_is_in_it(plane):
     assert operations == {
         *[("GET", f"/api/v1/{name}") for name in ("version", "stat", "edges", "proxies", "endpoints", "openapi.json")],
         *[("GET", f"/api/v1/{name}") for name in ("stat/watch", "tap/watch", "proxies/connect")],
-        *[("GET", everything), ("PUT", everything), ("GET", one), ("DELETE", one), ("GET", "/healthz")],
+        *[("GET", everything), ("PUT", everything), ("GET", one), ("DELETE", one)],
+        *[("GET", "/healthz"), ("GET", "/")],
     }
     async with plane.client() as client:
         for path in made["paths"]:

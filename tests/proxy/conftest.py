@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from random import Random
 
 import pytest
@@ -99,7 +100,7 @@ async def serve(nursery: trio.Nursery) -> AsyncIterator[Callable[..., object]]:
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return  # the proxy went away, which some tests are about
 
-        listeners = await nursery.start(trio.serve_tcp, contained, 0, host="127.0.0.1")
+        listeners = await nursery.start(partial(trio.serve_tcp, contained, 0, host="127.0.0.1"))
         host, port = listeners[0].socket.getsockname()
         return f"{host}:{port}"
 

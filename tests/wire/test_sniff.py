@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.wire.sniff import MAX_CLIENT_HELLO, MAX_REQUEST_LINE, PREFACE, Verdict, server_name, sniff
+from mesh.wire.sniff import MAX_CLIENT_HELLO, MAX_REQUEST_LINE, PREFACE, Verdict, is_http2_settings, server_name, sniff
 
 MORE, HTTP1, HTTP2, TLS, OPAQUE = Verdict.MORE, Verdict.HTTP1, Verdict.HTTP2, Verdict.TLS, Verdict.OPAQUE
 
@@ -207,3 +207,13 @@ def test_server_name_of_damaged_hellos(at: int, noise: bytes) -> None:
     answer = server_name(bytes(hello))
     if answer is not Verdict.MORE:
         assert server_name(bytes(hello) + b"more") == answer
+
+
+def test_an_http2_server_is_known_by_its_settings():
+    """A SETTINGS frame on stream 0 is HTTP/2's server preface; a greeting, a short read or another frame is not."""
+    settings = bytes.fromhex("000006 04 00 00000000 0003 00000064")
+    assert is_http2_settings(settings)
+    assert not is_http2_settings(b"220 mail.example ESMTP\r\n")
+    assert not is_http2_settings(settings[:8])
+    assert not is_http2_settings(bytes.fromhex("000008 06 00 00000000 0000000000000000"))
+    assert not is_http2_settings(bytes.fromhex("000006 04 00 00000001 0003 00000064"))
