@@ -306,6 +306,7 @@ class Connection:
                         handshake_timeout=limits.handshake_timeout,
                         tls=target.tls and target.tls.http1,
                         identity=endpoint.spec.identity,
+                        own=target.shared.own if target.outbound else (),
                     )
                 except ConnectFailed as exc:
                     endpoint.load.pending -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections.abc import Collection
 from typing import NamedTuple
 
 import trio
@@ -41,10 +42,12 @@ async def dial(
     handshake_timeout: float,
     tls: ssl.SSLContext | None = None,
     identity: str = "",
+    own: Collection[str] = (),
 ) -> tuple[socket.socket, Tls | None]:
     """A connected, non-blocking socket to `address` (`host:port`) and its TLS, whose handshake is complete.
 
     Raises ConnectFailed, also for a deadline (both in seconds). With `identity` the peer's certificate must carry it.
+    `own` are addresses that it must not turn out to be (`own_names`), whatever name led there.
     """
     try:
         with trio.fail_after(connect_timeout):
@@ -53,6 +56,9 @@ async def dial(
         raise ConnectFailed(Reason.CONNECT_FAILED, f"connect took over {connect_timeout:.3g} s", address) from None
     except OSError as exc:
         raise ConnectFailed(Reason.CONNECT_FAILED, exc.strerror or str(exc), address) from exc
+    if own and not own_names(sock).isdisjoint(own):
+        sock.close()
+        raise ConnectFailed(Reason.LOOP, f"{address} is this proxy itself", address)
     if tls is None:
         return sock, None
     try:
@@ -67,6 +73,27 @@ async def dial(
     except BaseException:
         sock.close()
         raise
+
+
+def own_names(sock: socket.socket) -> set[str]:
+    """By which names a listener of ours would be known if a connected socket led to it: its address, and, for one that
+    listens on all addresses of the machine, `*:port`. Raises nothing: a peer that has gone already has no name."""
+    try:
+        here, there = sock.getsockname(), sock.getpeername()
+    except OSError:
+        return set()
+    names = {listener_name(there)}
+    if here[0] == there[0]:  # on one machine the kernel gives both ends of a connection the same address
+        names.add(f"*:{there[1]}")
+    return names
+
+
+def listener_name(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """`host:port` or `[v6]:port` of a bound address; `*:port` where it is all addresses of the machine."""
+    host, port = address[0], address[1]
+    if host in ("0.0.0.0", "::"):
+        return f"*:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def connect(address: str) -> socket.socket:

@@ -165,8 +165,6 @@ class Downstream:
         self.exchanges[stream] = exchange
         if self.taps.active:
             exchange.watchers = self.taps.watchers(cluster.name, head)
-            if exchange.watchers:
-                tap_events.requested(exchange)
         timeout = cluster.request_timeout
         if timeout:
             exchange.deadline = now + timeout
@@ -224,6 +222,8 @@ class Downstream:
             now - started,
         )
         if exchange.watchers:
+            if not exchange.sent_at:
+                tap_events.requested(exchange)
             tap_events.ended(exchange, outcome, now)
 
     def _inbound_scope(self, cluster: Cluster) -> Scope:

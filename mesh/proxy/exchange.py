@@ -153,6 +153,8 @@ class Exchange:
         self.state = TRANSITIONS[self.state][ASSIGNED]
         self.upstream = upstream
         self.endpoint = upstream.endpoint
+        if self.watchers and not self.sent_at:
+            taps.requested(self)
         self.sent_at = now
         leg = upstream.leg
         body = self.body
@@ -413,6 +415,9 @@ class Exchange:
                 self.grpc_status = rescue.ANSWERS[reason].grpc_status
             self.answered_at = now
             if self.watchers:
+                if not self.sent_at:
+                    taps.requested(self)
+                    self.sent_at = now
                 taps.responded(self, now)
             end = not body or self.head.method == b"HEAD"
             leg.codec.send_response(self.stream, head, end)

@@ -84,9 +84,9 @@ class Connections:
         self.write_bytes += write_bytes
 
     def delta(self) -> TcpDelta | None:
-        """What it grew by; None if nothing happened and nothing is open."""
+        """What it grew by; None if nothing happened and nothing is open: a new control plane must learn the gauge."""
         now = (self.opened, self.closed, self.read_bytes, self.write_bytes)
-        if now == self._seen:
+        if now == self._seen and not self.open:
             return None
         grown = [new - old for new, old in zip(now, self._seen, strict=True)]
         self._seen = now

@@ -34,7 +34,7 @@ from mesh.proxy.admin import Admin
 from mesh.proxy.apply import Apply, problem_with
 from mesh.proxy.connection import Accepting
 from mesh.proxy.deadlines import Deadlines
-from mesh.proxy.dial import ClientTls
+from mesh.proxy.dial import ClientTls, listener_name
 from mesh.proxy.directory import Directory
 from mesh.proxy.downstream import Listener
 from mesh.proxy.downstream import Shared as DownstreamShared
@@ -48,6 +48,8 @@ from mesh.wire.tls import client_context, server_context
 if TYPE_CHECKING:
     from mesh.proxy.subscribe import Subscriptions
 
+LAST_REPORT = 1.0
+"""Seconds that the last report may take."""
 NOTICE = 1.0
 """Seconds between telling clients to go and closing what is idle: a round trip, generously."""
 
@@ -110,7 +112,8 @@ class Proxy:
         self.reports = Reports(limits.metric_series)
         self.deadlines = Deadlines(clock)
         self.taps = Taps(clock, config.name)
-        shared = Shared(self.reactor, limits, self.reports, random.random, http2, log)
+        self._own: set[str] = set()
+        shared = Shared(self.reactor, limits, self.reports, random.random, http2, log, self._own)
         self.subscriptions: Subscriptions | None = None
         self.directory = Directory(shared, self._ask if config.control is not None else None)
         for name, entry in config.services.items():
@@ -137,6 +140,7 @@ class Proxy:
                 admin=config.admin,
                 inbound=tuple(one.listen for one in config.inbound),
                 outbound=tuple(one.listen for one in config.outbound),
+                log=log,
             )
 
     def _add_inbound(self, shared: Shared, inbound: InboundListener, field: str) -> None:
@@ -155,6 +159,8 @@ class Proxy:
         sock = bind(address, field)
         bound = sock.getsockname()
         self.directory.own.add(f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}")
+        if direction == "outbound":
+            self._own.add(listener_name(bound))
         self._acceptors.append(Acceptor(how, Listener(direction, address, cluster, self.directory), sock, log))
 
     def _ask(self, name: str) -> None:
@@ -190,7 +196,14 @@ class Proxy:
                     name = f"{acceptor.listener.direction} {acceptor.listener.address}"
                     listeners.start_soon(acceptor.run, numbers, name=name)
                 task_status.started()
+            await self._say_the_last()
             root.cancel_scope.cancel()  # every listener has drained
+
+    async def _say_the_last(self) -> None:
+        """Have what was counted since the last report reach the control plane, if it is there to hear it."""
+        if self.subscriptions is not None:
+            with trio.move_on_after(LAST_REPORT):
+                await self.subscriptions.flush()
 
     async def drain(self) -> None:
         """Become unready, keep accepting a little, tell clients to go, close what is idle, and end when the rest has
@@ -209,6 +222,8 @@ class Proxy:
                 for acceptor in self._acceptors:
                     acceptor.drain(True)
                 await trio.sleep(0.05)
+            return
+        await self._say_the_last()
         self._scope.cancel()
 
 

@@ -8,7 +8,7 @@ at once where one is at hand, and otherwise queues it and has one dialled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 DOWN_SECONDS = 0.25
 """How long an endpoint that refused to connect is left alone, doubled each time up to DOWN_MOST."""
 DOWN_MOST = 10.0
+CLOSED = frozenset({"connection_closed", "closed_early"})
+"""Reasons for which a connection is `Broken` without the endpoint having said anything wrong."""
 
 
 class Shared(NamedTuple):
@@ -55,6 +57,8 @@ class Shared(NamedTuple):
     random: Callable[[], float]
     http2: Callable[[Role, Limits], Codec]
     log: Callable[[str, str, str], None]
+    own: Collection[str] = ()
+    """Names (`dial.listener_name`) of this proxy's outbound listeners, which no outbound connection may lead back to."""
 
 
 class Upstream:
@@ -91,9 +95,9 @@ class Upstream:
                 if exchange is not None:
                     exchange.response(event.head, event.end, now)  # type: ignore[union-attr]
             else:
-                self._handle_rare(event, now)
+                self._handle_rare(event, events[-1], now)
 
-    def _handle_rare(self, event: Event, now: float) -> None:
+    def _handle_rare(self, event: Event, last: Event, now: float) -> None:
         match event:
             case Trailers(stream, fields):
                 if exchange := self.exchanges.get(stream):
@@ -103,13 +107,17 @@ class Upstream:
                     exchange.informational(head, now)
             case Reset(stream, code, unprocessed, reason):
                 if exchange := self.exchanges.get(stream):
-                    exchange.upstream_reset(code, unprocessed, reason, now)
+                    if type(last) is Broken and last.reason not in CLOSED and not unprocessed:
+                        exchange.upstream_refused(last.detail, now)  # what the whole connection ends for
+                    else:
+                        exchange.upstream_reset(code, unprocessed, reason, now)
             case Refused(stream, reason):
                 self.endpoint.cluster.shared.reports.refuse(reason, self.endpoint.cluster.name)
                 if exchange := self.exchanges.get(stream):
                     exchange.upstream_refused(f"malformed answer: {reason}", now)
             case GoAway():
                 self.endpoint.withdraw(self)
+                self.endpoint.pump(now)
             case Broken(reason, detail):
                 self.endpoint.cluster.shared.reports.refuse(reason, self.endpoint.cluster.name)
                 self.endpoint.withdraw(self)
@@ -128,6 +136,7 @@ class Upstream:
         self.endpoint.withdraw(self)
         for exchange in list(self.exchanges.values()):
             exchange.upstream_reset(0, False, reason or "the endpoint closed the connection", now)
+        self.endpoint.pump(now)  # who waited for this connection, at the bound on their number, needs another
 
     def release(self, stream: int, now: float) -> None:
         """An exchange is over with its stream; the connection can serve another."""
@@ -293,14 +302,13 @@ class Endpoint(Loaded):
             self.idle.remove(upstream)
 
     async def run(self) -> None:
-        """Hold the connections' supervisors until the endpoint is retired and its last exchange is over."""
+        """Hold the connections' supervisors until the endpoint is retired and the last of them has ended."""
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             self._start_dials(nursery)
-            while not (self.retired and not self.connections and not self.dialling):
+            while not self.retired:
                 self.wake = trio.Event()
                 await self.wake.wait()
-            nursery.cancel_scope.cancel()
 
     async def _supervise(self, http2: bool) -> None:
         shared = self.cluster.shared
@@ -324,6 +332,7 @@ class Endpoint(Loaded):
                     handshake_timeout=shared.limits.handshake_timeout,
                     tls=cluster.tls and (cluster.tls.http2 if http2 else cluster.tls.http1),
                     identity=self.spec.identity,
+                    own=shared.own if cluster.outbound else (),
                 )
             except ConnectFailed as exc:
                 self._connect_failed(exc, clock())
@@ -345,6 +354,8 @@ class Endpoint(Loaded):
                     channel.attach(upstream.leg)
                     if http2:
                         self.pump(clock())
+                        if self.retired and not upstream.exchanges:
+                            upstream.close()
                     else:
                         self.returned(upstream)
                     shared.reactor.settle()
@@ -367,14 +378,16 @@ class Endpoint(Loaded):
         self.down_until = now + self.down_for
         self.cluster.shared.reports.refuse(failure.kind.value, self.cluster.name)
         self.cluster.refresh(now)
+        waiting = list(self.queue)
         if self.connections or self.dialling > 1:
-            self.pump(now)  # others may still serve the queue
-        else:
-            for exchange in list(self.queue):
-                del self.queue[exchange]
-                exchange.queue = None
-                self.load.pending -= 1
-                exchange.connect_failed(self, failure.kind, str(failure), now)
+            # those may still serve the queue; the one that this dial was for may go elsewhere. No dial follows this one at
+            # once: it would fail as fast
+            waiting = waiting[:1] if len(self.cluster.endpoints) > 1 else []
+        for exchange in waiting:
+            del self.queue[exchange]
+            exchange.queue = None
+            self.load.pending -= 1
+            exchange.connect_failed(self, failure.kind, str(failure), now)
         self.cluster.shared.reactor.settle()
 
     def retire(self, now: float) -> None:

@@ -276,6 +276,24 @@ def test_a_proxy_does_not_talk_to_itself(sidecar: Sidecar) -> None:
     check(named, 508, "loop")
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_service_whose_endpoint_is_the_proxy(proxy: Starter, free_port: Callable[[], int], version: str) -> None:
+    """A service that leads back to an outbound listener, by whatever name, is a loop: 508, told once, not a storm."""
+    sidecar = proxy({"web": service(1)})
+    path = proxy.folder / "loop.yaml"
+    admin, first, second = free_port(), free_port(), free_port()
+    path.write_text(
+        f"admin: 127.0.0.1:{admin}\n"
+        f"outbound: [{{listen: '127.0.0.1:{first}', service: here}}, {{listen: '0.0.0.0:{second}', service: all}}]\n"
+        f"services: {{here: {{endpoints: ['localhost:{first}']}}, all: {{endpoints: ['127.0.0.1:{second}']}}}}\n"
+    )
+    looping = Sidecar(proxy.run([proxy.conduit, "proxy", "--config", path], ready_port=admin), admin, 0, {})
+    for name, port in (("here", first), ("all", second)):
+        check(curl(f"http://127.0.0.1:{port}/", VERSIONS[version]), 508, "loop", f"service {name}")
+    assert looping.total("request_total") == 2
+    assert sidecar.handle.returncode is None
+
+
 def test_garbage_from_a_client(sidecar: Sidecar) -> None:
     """What is no HTTP on a listener that must know where to send it is closed or refused, and counted."""
     before = sidecar.total("conduit_refused_total")

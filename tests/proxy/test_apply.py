@@ -1,0 +1,69 @@
+"""Updates of the control plane: put in force whole, or refused with a reason and nothing changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.model.config import Endpoint, Service, Timeouts
+from mesh.model.push import ServiceUpdate
+from mesh.proxy.apply import ENDPOINTS_MOST, WEIGHT_MOST, Apply, problem_with
+
+
+class Directory:
+    """Remembers what was put in force."""
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[str, Service | None]] = []
+
+    def apply(self, name: str, service: Service | None) -> None:
+        self.applied.append((name, service))
+
+
+GOOD = Service("votes", (Endpoint("10.0.0.1:80"), Endpoint("[::1]:80", weight=0)), timeouts=Timeouts(request=1.5))
+
+BAD = [
+    (Service("votes", (Endpoint("10.0.0.1"),)), "endpoints[0].address"),
+    (Service("votes", (Endpoint("10.0.0.1:80"), Endpoint("10.0.0.1:http"))), "endpoints[1].address"),
+    (Service("votes", (Endpoint(":80"),)), "endpoints[0].address"),
+    (Service("votes", (Endpoint("10.0.0.1:80"), Endpoint("10.0.0.1:80", weight=2))), "twice"),
+    (Service("votes", (Endpoint("10.0.0.1:80", weight=-1),)), "endpoints[0].weight"),
+    (Service("votes", (Endpoint("10.0.0.1:80", weight=WEIGHT_MOST + 1),)), "endpoints[0].weight"),
+    (Service("votes", timeouts=Timeouts(connect=-1)), "timeouts.connect"),
+    (Service("votes", timeouts=Timeouts(request=-0.1)), "timeouts.request"),
+    (Service("votes", timeouts=Timeouts(idle=-1)), "timeouts.idle"),
+    (Service("votes", timeouts=Timeouts(request=float("nan"))), "timeouts.request"),
+    (Service("votes", tuple(Endpoint(f"10.0.0.1:{n}") for n in range(ENDPOINTS_MOST + 1))), "endpoints: 10001"),
+]
+
+
+@pytest.mark.parametrize("service", [GOOD, Service("empty")])
+def test_a_sound_service_has_no_problem(service: Service) -> None:
+    """Also one without endpoints, and weights of zero."""
+    assert problem_with(service) is None
+
+
+@pytest.mark.parametrize(("service", "field"), BAD)
+def test_a_problem_names_its_field(service: Service, field: str) -> None:
+    """In a sentence that the control plane can show to a person."""
+    assert field in problem_with(service)
+
+
+@pytest.mark.parametrize(("service", "field"), BAD)
+def test_a_bad_update_changes_nothing(service: Service, field: str) -> None:
+    """It is refused and counted; what was in force stays so."""
+    directory = Directory()
+    apply = Apply(directory)
+    reason = apply.apply(ServiceUpdate("votes", 7, service))
+    assert reason is not None and field in reason
+    assert directory.applied == []
+    assert (apply.applied, apply.refused) == (0, 1)
+
+
+@pytest.mark.parametrize("service", [GOOD, None])
+def test_a_good_update_is_put_in_force(service: Service | None) -> None:
+    """Also the news that a name is not in the mesh."""
+    directory = Directory()
+    apply = Apply(directory)
+    assert apply.apply(ServiceUpdate("votes", 7, service)) is None
+    assert directory.applied == [("votes", service)]
+    assert (apply.applied, apply.refused) == (1, 0)
