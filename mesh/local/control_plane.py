@@ -30,7 +30,7 @@ READY_PATH = "/api/v1/version"
 
 
 class ControlPlane:
-    """`url` and `token` are valid once `run` has called started(); both stay the same from then on."""
+    """`url` and `token` are valid once `start` has returned; both stay the same from then on."""
 
     def __init__(
         self, sources: Sequence[Path], state: Path, log: Log, guard: Guard, command: Sequence[str] = CONTROL_COMMAND
@@ -39,16 +39,21 @@ class ControlPlane:
         self.token = secrets.token_urlsafe(32)
         self.port = free_port()
         self.pid = 0
-        self.scope = trio.CancelScope(shield=True)
-        """Cancelling it, and nothing else, stops the control plane: its owner decides when the last proxy is gone."""
+        self.scope = trio.CancelScope()
+        """From `start` on, cancelling it, and nothing else, stops the control plane: its owner decides when the last
+        proxy is gone."""
         self._answered_since = math.inf
 
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs until `scope` is cancelled; raises ChildError if it cannot be brought to answer a first time."""
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Returns when it answers; raises ChildError if it cannot be brought to. It then runs in the nursery."""
+        await nursery.start(self._run)
+        self.scope.shield = True  # not before: a start that is cancelled has nobody yet who would cancel the scope
+
+    async def _run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         backoff = Backoff()
         started = False
         deaths = 0

@@ -82,7 +82,7 @@ class Mesh:
         self.plane = ControlPlane(self.sources, self.state, self.log, guard, self.control_command)
         async with trio.open_nursery() as planes:
             try:
-                await planes.start(self.plane.run)
+                await self.plane.start(planes)
                 here = RuntimeFile(self.plane.url, self.plane.token, str(self.state), os.getpid())
                 with rendezvous.announce(folder, here):
                     place = Place(

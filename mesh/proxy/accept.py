@@ -52,12 +52,14 @@ class Acceptor:
         self._scope = trio.CancelScope()
         self.listener = listener
         self.connections: set[Connection] = set()
-        self._number = 0
+        self._nursery: trio.Nursery | None = None
+        self._numbers: Callable[[], int] = int
 
     async def run(self, numbers: Callable[[], int]) -> None:
         """Accept until `stop`, and then wait for what was accepted. The listening socket is closed at `stop`."""
-        reports, limits = self._how.shared.reports, self._how.shared.limits
+        reports = self._how.shared.reports
         async with trio.open_nursery() as nursery:
+            self._nursery, self._numbers = nursery, numbers
             with self._sock, self._scope:
                 while True:
                     try:
@@ -69,16 +71,21 @@ class Acceptor:
                         if exc.errno in EXHAUSTED:
                             reports.refuse("no_descriptors", self.listener.direction)
                             await trio.sleep(PAUSE)
+                        await trio.lowlevel.checkpoint()
                         continue  # the others mean that a client left before it was accepted (accept(2))
-                    if len(self.connections) >= limits.connections:
-                        reports.refuse("connections", self.listener.direction)
-                        sock.close()
-                        continue
-                    sock.setblocking(False)
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    name = f"{peer[0]}:{peer[1]}"
-                    nursery.start_soon(self._supervise, sock, name, numbers(), name=f"connection {name}")
+                    self._start(nursery, sock, peer)
                     await trio.lowlevel.checkpoint()  # a flood of connections must not keep the reactor from its turn
+
+    def _start(self, nursery: trio.Nursery, sock: socket.socket, peer: tuple[str, int]) -> None:
+        """Have a connection that was accepted served, unless there are too many."""
+        if len(self.connections) >= self._how.shared.limits.connections:
+            self._how.shared.reports.refuse("connections", self.listener.direction)
+            sock.close()
+            return
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        name = f"{peer[0]}:{peer[1]}"
+        nursery.start_soon(self._supervise, sock, name, self._numbers(), name=f"connection {name}")
 
     async def _supervise(self, sock: socket.socket, peer: str, number: int) -> None:
         connection = Connection(self._how, self.listener, sock, peer, number)
@@ -96,8 +103,17 @@ class Acceptor:
             self.connections.discard(connection)
 
     def stop(self) -> None:
-        """Accept no more."""
+        """Accept no more than what the kernel has accepted for us: closing the socket would reset those."""
         self._scope.cancel()
+        if self._nursery is None:
+            return
+        try:
+            while True:
+                sock, peer = self._sock.accept()
+                self._start(self._nursery, sock, peer)
+        except OSError:  # there are no more; or one has left already, or no descriptor is free, and the rest is lost
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
 
     def drain(self, final: bool) -> None:
         """Tell every client to go elsewhere; `final` ends the idle ones."""

@@ -30,8 +30,8 @@ def problem_with(service: Service) -> str | None:
             return f"{field}.weight: {endpoint.weight} is not between 0 and {WEIGHT_MOST}"
     timeouts = service.timeouts
     for name, value in (("connect", timeouts.connect), ("request", timeouts.request), ("idle", timeouts.idle)):
-        if value < 0:
-            return f"timeouts.{name}: {value} is negative"
+        if not value >= 0:  # nor is it NaN
+            return f"timeouts.{name}: {value} is not a time of 0 s or more"
     return None
 
 

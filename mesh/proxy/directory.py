@@ -61,16 +61,24 @@ class Directory:
             address = own_address(authority, port)
         except ValueError as exc:
             raise NotAnAuthority(str(exc)) from exc
-        if address in self.own:
+        if self._is_own(address):
             raise Loop(f"{address} is this proxy itself")
         cluster = self.services.get(name)
         if cluster is not None:
             return cluster
-        if self.ask is None or name in self._unknown or _is_address(name):
+        if self.ask is None or name in self._unknown or _is_address(name) or len(self.services) >= NAMES:
             return self._outside(address)
         cluster = self.services[name] = self._start(Cluster(self.shared, Service(name), configured=False))
         self.ask(name)
         return cluster
+
+    def _is_own(self, address: str) -> bool:
+        """Whether that is one of our listeners, also by a name or another address of the loopback interface."""
+        host, _, port = address.rpartition(":")
+        if host.lower() != "localhost" and not host.startswith("127.") and host not in ("[::1]", "0.0.0.0", "[::]"):
+            return address in self.own
+        loopback = ("127.0.0.1", "[::1]") if host.lower() == "localhost" else (host,)
+        return any(f"{one}:{port}" in self.own for one in (*loopback, "0.0.0.0", "[::]"))
 
     def _outside(self, address: str) -> Cluster:
         cluster = self.outside.get(address)
@@ -97,6 +105,8 @@ class Directory:
         self._by_authority.clear()
         cluster = self.services.get(name)
         if service is None:
+            if len(self._unknown) >= NAMES:
+                self._unknown.clear()
             self._unknown.add(name)
             if cluster is not None and not cluster.configured:
                 # whoever waits is for an address outside; each waiting request knows its own port

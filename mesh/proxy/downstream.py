@@ -224,7 +224,7 @@ class Downstream:
         if exchange.watchers:
             if not exchange.sent_at:
                 tap_events.requested(exchange)
-            tap_events.ended(exchange, outcome, now)
+            tap_events.ended(exchange, outcome, self.clock())
 
     def _inbound_scope(self, cluster: Cluster) -> Scope:
         scope = self._scopes[cluster] = self.reports.scope("inbound", cluster.name, self.identity, self.tls)

@@ -214,8 +214,9 @@ class Proxy:
         limits = self._config.limits
         await trio.sleep(limits.drain_grace)
         for acceptor in self._acceptors:
+            acceptor.stop()  # before anybody is told to go, and comes back
+        for acceptor in self._acceptors:
             acceptor.drain(False)
-            acceptor.stop()
         with trio.move_on_after(limits.drain_timeout):
             await trio.sleep(NOTICE)
             while any(acceptor.connections for acceptor in self._acceptors):

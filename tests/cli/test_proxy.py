@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from mesh.cli.proxy import policies_in
-from mesh.local.probe import status
+from mesh.local.probe import until_ok
 from mesh.local.sidecar import CONDUIT
 from mesh.model.documents import load_proxy_config
 
@@ -55,7 +55,8 @@ async def test_proxy_runs_until_sigterm(
     path.write_text(
         f"admin: 127.0.0.1:{admin}\noutbound: [{{listen: '127.0.0.1:{outbound}'}}]\nlimits: {{drain_grace: 0.01}}\n"
     )
-    handle = processes([*CONDUIT, "proxy", "--config", path], ready_port=outbound)
-    assert await status(admin, "/ready") == 200
+    handle = processes([*CONDUIT, "proxy", "--config", path], ready_port=admin)
+    with trio.fail_after(20):
+        await until_ok(admin, "/ready")
     handle.terminate()
     assert await trio.to_thread.run_sync(handle.wait) == 0, handle.output()

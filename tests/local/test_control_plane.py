@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import trio
 
 from mesh.local import probe
@@ -18,7 +19,7 @@ async def test_only_its_scope_stops_it(tmp_path: Path, log: ListLog, guard: Guar
     """A cancellation around it does not: it outlives the proxies that still report to it."""
     plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
     async with trio.open_nursery() as nursery:
-        await nursery.start(plane.run)
+        await plane.start(nursery)
         pid = plane.pid
         assert await probe.status(plane.port, READY_PATH, plane.token) == 200
         nursery.cancel_scope.cancel()
@@ -29,11 +30,32 @@ async def test_only_its_scope_stops_it(tmp_path: Path, log: ListLog, guard: Guar
     assert plane.pid == 0
 
 
+async def test_start_can_be_cancelled(
+    tmp_path: Path, log: ListLog, guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it does not answer yet, a cancellation around it is all it takes, and no process is left."""
+    monkeypatch.setenv("CONTROL_SILENT", "yes")
+    plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
+    with trio.fail_after(10), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            async def cancel_when_it_runs() -> None:
+                await until(lambda: log.find("(control --source)"))
+                pids.append(plane.pid)
+                scope.cancel()
+
+            pids: list[int] = []
+            nursery.start_soon(cancel_when_it_runs)
+            await plane.start(nursery)
+    assert scope.cancelled_caught
+    assert all(gone(pid) for pid in pids)
+
+
 async def test_token_is_not_on_the_command_line(tmp_path: Path, log: ListLog, guard: Guard) -> None:
     """Others can read command lines; it travels in the environment."""
     plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
     async with trio.open_nursery() as nursery:
-        await nursery.start(plane.run)
+        await plane.start(nursery)
         assert plane.token not in Path(f"/proc/{plane.pid}/cmdline").read_text()
         assert log.find("control (.*)") == [f"--source {tmp_path} --state {tmp_path} --listen 127.0.0.1:{plane.port}"]
         plane.scope.cancel()
@@ -47,7 +69,7 @@ async def test_port_taken_at_the_start(
     plane.port = taken = free_port()
     listeners = await trio.open_tcp_listeners(taken, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
-        await nursery.start(plane.run)
+        await plane.start(nursery)
         assert plane.port != taken
         port = plane.port
         os.kill(plane.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -12,8 +13,11 @@ import trio
 
 from mesh.model.config import Endpoint, Protocol, Service, Timeouts
 from mesh.model.limits import Limits
+from mesh.proxy.accept import Acceptor, bind
+from mesh.proxy.connection import Accepting
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Directory
+from mesh.proxy.downstream import Listener
 from mesh.proxy.downstream import Shared as DownstreamShared
 from mesh.proxy.reactor import Reactor
 from mesh.proxy.report import Reports
@@ -114,3 +118,59 @@ def refusing() -> Iterator[str]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def listen(nursery: trio.Nursery) -> Callable[..., object]:
+    """Await it with a proxy's parts and what the listener is for: the running acceptor and its address."""
+    numbers = itertools.count(1).__next__
+
+    async def start(parts: Parts, cluster: Cluster | None = None, **how: object) -> tuple[Acceptor, str]:
+        accepting = Accepting(
+            parts.downstream,
+            parts.reactor,
+            how.get("http2", Http2),  # type: ignore[arg-type]
+            how.get("tls"),  # type: ignore[arg-type]
+            bool(how.get("permissive")),
+        )
+        sock = how.get("sock") or bind("127.0.0.1:0", "listen")
+        host, port = sock.getsockname()  # type: ignore[attr-defined]
+        listener = Listener(str(how.get("direction", "outbound")), f"{host}:{port}", cluster, parts.directory)
+        acceptor = Acceptor(accepting, listener, sock, lambda *line: parts.logged.append(line))  # type: ignore[arg-type]
+        parts.directory.own.add(f"{host}:{port}")
+        nursery.start_soon(acceptor.run, numbers)
+        return acceptor, f"{host}:{port}"
+
+    return start
+
+
+async def connected(address: str) -> trio.SocketStream:
+    host, _, port = address.rpartition(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
+async def read_all(stream: trio.SocketStream, until: bytes | None = None) -> bytes:
+    """Bytes until `until` has come, or EOF or a reset; within PATIENCE."""
+    found = b""
+    with trio.fail_after(PATIENCE):
+        while until is None or until not in found:
+            try:
+                data = await stream.receive_some()
+            except trio.BrokenResourceError:
+                break
+            if not data:
+                break
+            found += data
+    return found
+
+
+@pytest.fixture
+def dialled() -> Callable[[str], object]:
+    """Await it with `host:port` for a stream to there."""
+    return connected
+
+
+@pytest.fixture
+def received() -> Callable[..., object]:
+    """Await it with a stream, and perhaps bytes to stop at, for what comes."""
+    return read_all

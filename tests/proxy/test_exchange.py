@@ -31,6 +31,7 @@ from mesh.proxy.exchange import (
     RETRY,
     SENT,
     TRANSITIONS,
+    UNPROCESSED_ATTEMPTS,
     Exchange,
     Input,
     State,
@@ -562,7 +563,7 @@ def test_a_request_with_trailers_is_not_sent_again_without_them(body: bytes) -> 
 
 
 def test_attempts_are_bounded() -> None:
-    """After `connect_attempts` sends the client is told, however many endpoints there are."""
+    """After so many connections that refused it unseen the client is told, however many endpoints there are."""
     stage = Stage(endpoints=6)
     for endpoint in stage.endpoints[1:]:
         endpoint.dialled()
@@ -571,7 +572,7 @@ def test_attempts_are_bounded() -> None:
     while exchange.state is SENT:
         sends += 1
         reset(stage, exchange.upstream, exchange.up_stream, True)
-    assert sends == LIMITS.connect_attempts + 1
+    assert sends == UNPROCESSED_ATTEMPTS + 1
     assert stage.outcomes() == [("failed", 502, "upstream_reset")]
     assert stage.pending() == 0
 

@@ -1,4 +1,7 @@
-"""Stands in for a control plane: answers /api/v1/version on the port of --listen to who has the token."""
+"""Stands in for a control plane: answers /api/v1/version on the port of --listen to who has the token.
+
+With CONTROL_EXIT in the environment it ends with that status instead, with CONTROL_SILENT it never listens.
+"""
 
 import http.server
 import os
@@ -22,6 +25,8 @@ class Version(http.server.BaseHTTPRequestHandler):
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 host, _, port = sys.argv[sys.argv.index("--listen") + 1].partition(":")
 print("control", *sys.argv[1:], flush=True)
+if "CONTROL_SILENT" in os.environ:
+    signal.pause()
 if "CONTROL_EXIT" in os.environ:
     sys.exit(int(os.environ["CONTROL_EXIT"]))
 http.server.HTTPServer((host, int(port)), Version).serve_forever()
