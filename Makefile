@@ -13,7 +13,7 @@ TEST_NEEDS  := nginx:nginx-light curl:curl h2load:nghttp2-client
 BENCH_NEEDS := $(TEST_NEEDS) haproxy:haproxy nghttpx:nghttp2-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench system system-bench clean
+.PHONY: help setup compiled demo test lint bench system system-bench clean
 
 help:
 	@echo 'make setup | demo | test | lint | bench | clean      (options: ARGS="...")'
@@ -28,10 +28,14 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
 	@touch $@
 
-demo: setup
+# The proxy's hot modules, where there is a C compiler; says so and goes on where there is none.
+compiled: setup
+	@$(BIN)/python -m mesh.cli.compiled
+
+demo: compiled
 	$(BIN)/conduit demo $(ARGS)
 
-test: system setup
+test: system compiled
 	$(BIN)/pytest $(ARGS)
 
 lint: setup
@@ -40,7 +44,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: system-bench setup
+bench: system-bench compiled
 	$(BIN)/python -m bench $(ARGS)
 
 system:

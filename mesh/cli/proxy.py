@@ -26,6 +26,9 @@ def command(path: Path) -> int:
     Example:
       conduit proxy --config proxy.yaml
     """  # noqa: D301 -- click reads the \b
+    from mesh.cli import compiled
+
+    compiled.use()  # before anything of the proxy is imported
     from mesh.model.documents import load_proxy_config
     from mesh.proxy import run
 

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from mesh.cli import compiled
+
 CODECS = ("ngh2", "h2", "httptools")
 
 
@@ -24,7 +26,12 @@ def command(output: str) -> None:
         click.echo(f"conduit {conduit_version()}")
         return
     codecs = {name: installed(name) for name in CODECS}
-    answer = {"version": conduit_version(), "python": platform.python_version(), "codecs": codecs}
+    answer = {
+        "version": conduit_version(),
+        "python": platform.python_version(),
+        "codecs": codecs,
+        "compiled": compiled.use(),
+    }
     click.echo(json.dumps(answer))
 
 

@@ -157,6 +157,7 @@ class Push:
 
     async def _write(self, link: Link, socket: Socket) -> None:
         await self._send(socket, Welcome(self.epoch, self._cluster.version))
+        await self._send_taps(link, socket)  # before its application asks for anything: the first request is tapped too
         beat = trio.current_time() + self._heartbeat
         while True:
             with trio.move_on_at(beat):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -10,6 +11,7 @@ import trio
 from mesh.model.limits import Limits
 from mesh.proxy import metrics
 from mesh.proxy.report import Reports
+from mesh.proxy.supervise import contained
 from mesh.wire.codec import Request, Role
 from mesh.wire.head import Head
 from mesh.wire.http1 import Http1
@@ -38,7 +40,14 @@ def tree(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
 class Admin:
     """Answers for one proxy. `root` is the task whose tree /tasks shows."""
 
-    def __init__(self, reports: Reports, unready: Callable[[], str | None], root: trio.lowlevel.Task) -> None:
+    def __init__(
+        self,
+        reports: Reports,
+        unready: Callable[[], str | None],
+        root: trio.lowlevel.Task,
+        log: Callable[[str, str, str], None],
+    ) -> None:
+        self._log = log
         self._reports = reports
         self._unready = unready
         self._root = root
@@ -67,7 +76,7 @@ class Admin:
 
         async def bounded(stream: trio.SocketStream) -> None:
             async with limiter, stream:
-                await self._connection(stream)
+                await contained("admin", self._reports, self._log, partial(self._connection, stream))
 
         await trio.serve_listeners(bounded, listeners)
 

@@ -1,7 +1,8 @@
 """Endpoints and their load -> the endpoint for a request: power of two choices over peak EWMA (pure). Hot.
 
 The load of an endpoint is its latency estimate times the requests it has in hand. The estimate jumps up with a slow
-answer at once and forgets it over DECAY seconds (Finagle's "peak EWMA"). Weights decide how often an endpoint is drawn.
+answer at once and forgets it over DECAY seconds (Finagle's "peak EWMA"), also while it has nothing to do: it is spared
+for one slow answer, and then tried again. Weights decide how often an endpoint is drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Generic, TypeVar
 
 DECAY = 10.0
 """Seconds until an old latency counts for 1/e."""
+IDLE = 1.0
+"""Seconds without an answer or a request in hand after which the estimate fades."""
 UNKNOWN = 0.001
 """Seconds assumed of an endpoint that has not answered yet: optimistic, so that it is soon tried, but not a magnet."""
 
@@ -37,6 +40,12 @@ class Load:
             keep = exp((self._at - now) / DECAY)
             self.ewma = self.ewma * keep + latency * (1.0 - keep)
         self._at = now
+
+    def fade(self, now: float) -> None:
+        """Forget a part of what was seen, where nothing has been seen for IDLE seconds."""
+        if not self.pending and now - self._at > IDLE:
+            self.ewma *= exp((self._at - now) / DECAY)
+            self._at = now
 
     def __repr__(self) -> str:
         return f"<Load {self.pending} pending, {self.ewma * 1000:.2f} ms, weight {self.weight}>"
@@ -69,9 +78,9 @@ class Balancer(Generic[E]):
             return int(self._random() * count)
         return bisect(self._cumulative, self._random() * self._cumulative[-1])
 
-    def choose(self, excluded: Sequence[E] = ()) -> E | None:
-        """The less loaded of two drawn by weight; None if there is none. `excluded` are avoided while others are
-        left."""
+    def choose(self, excluded: Sequence[E] = (), now: float = 0.0) -> E | None:
+        """The less loaded of two drawn by weight; None if there is none. `excluded` are avoided while others are left;
+        `now` is of the clock of `observe`."""
         endpoints = self.endpoints
         count = len(endpoints)
         if excluded:
@@ -88,4 +97,8 @@ class Balancer(Generic[E]):
             j = i - 1
         first, second = endpoints[i], endpoints[j]
         one, two = first.load, second.load
-        return first if one.ewma * (one.pending + 1) <= two.ewma * (two.pending + 1) else second
+        if one.ewma * (one.pending + 1) <= two.ewma * (two.pending + 1):
+            two.fade(now)  # only who loses may be idle for long
+            return first
+        one.fade(now)
+        return second

@@ -266,19 +266,19 @@ class Connection:
         counted = reports.connections(self.listener.direction, target.name)
         counted.opened += 1
         ours, theirs = Channel(how.reactor, self.sock, self._tls), Channel(how.reactor, sock, tls)
-        try:
-            with sock:
+        with sock:
+            try:
                 pipe, _ = join(ours, theirs, data, early.first if early else b"")
                 if early is not None and not early.first:
                     theirs.handler.received(b"")
                 idle = self._limits.idle_tcp
                 await serve_channel(ours, lambda: theirs.active_at + idle <= clock(), idle, lambda: ours.end("idle"))
                 await serve_channel(theirs, lambda: True, idle, lambda: theirs.end("idle"))
-        finally:
-            ours.end("the proxy closed the connection")
-            theirs.end("the proxy closed the connection")
-            endpoint.load.pending -= 1
-            counted.end(ours.read_bytes, ours.write_bytes)
+            finally:
+                ours.end("the proxy closed the connection")
+                theirs.end("the proxy closed the connection")
+                endpoint.load.pending -= 1
+                counted.end(ours.read_bytes, ours.write_bytes)
         outcome = "failed" if pipe.reason else "completed"
         reports.record(scope, "tcp", 0, -1, outcome, "", connected - started, clock() - started)
 

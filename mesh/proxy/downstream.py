@@ -245,6 +245,8 @@ class Downstream:
             codec.shutdown(True)
             self.leg.channel.end("the head of a request did not come in time")
             return
+        if codec.wants_write:
+            self.leg.channel.mark()
         for exchange in list(self.exchanges.values()):
             exchange.watch(now)
 

@@ -123,11 +123,13 @@ class Proxy:
         self._acceptors: list[Acceptor] = []
         self._draining = False
         for index, outbound in enumerate(config.outbound):
-            cluster = self.directory.services[outbound.service] if outbound.service else None
+            cluster = self.directory.services.get(outbound.service)
+            if outbound.service and cluster is None:
+                raise ConfigError(f"no service {outbound.service!r} in services", field=f"outbound[{index}].service")
             how = Accepting(self._downstream, self.reactor, http2, None, False)
             self._listen(how, "outbound", outbound.listen, cluster, f"outbound[{index}].listen")
         for index, inbound in enumerate(config.inbound):
-            self._add_inbound(shared, inbound, f"inbound[{index}].listen")
+            self._add_inbound(shared, inbound, f"inbound[{index}]")
         if config.control is not None:
             from mesh.proxy.subscribe import Subscriptions  # a proxy without a control plane does not need its imports
 
@@ -146,6 +148,8 @@ class Proxy:
     def _add_inbound(self, shared: Shared, inbound: InboundListener, field: str) -> None:
         name = inbound.service or inbound.forward
         service = Service(name, (Endpoint(inbound.forward),), inbound.protocol)
+        if problem_with(service) is not None:
+            raise ConfigError(f"{inbound.forward!r} is not an address with a port", field=f"{field}.forward")
         cluster = self.directory.host_inbound(Cluster(shared, service, outbound=False))
         context = None
         if inbound.tls is not None:
@@ -153,7 +157,7 @@ class Proxy:
             context = server_context(files, alpn=["h2", "http/1.1"])
         permissive = inbound.tls is not None and inbound.tls.mode is TlsMode.PERMISSIVE
         how = Accepting(self._downstream, self.reactor, self._http2, context, permissive)
-        self._listen(how, "inbound", inbound.listen, cluster, field)
+        self._listen(how, "inbound", inbound.listen, cluster, f"{field}.listen")
 
     def _listen(self, how: Accepting, direction: str, address: str, cluster: Cluster | None, field: str) -> None:
         sock = bind(address, field)
@@ -187,7 +191,7 @@ class Proxy:
                 root.start_soon(self.subscriptions.run, name="subscribe")
             if config.admin:
                 sock = trio.socket.from_stdlib_socket(bind(config.admin, "admin"))
-                admin = Admin(self.reports, self.unready, trio.lowlevel.current_task())
+                admin = Admin(self.reports, self.unready, trio.lowlevel.current_task(), log)
                 root.start_soon(admin.serve, [trio.SocketListener(sock)], name="admin")
             numbers = itertools.count(1).__next__
             self._scope = root.cancel_scope

@@ -380,8 +380,8 @@ class Endpoint(Loaded):
         self.cluster.refresh(now)
         waiting = list(self.queue)
         if self.connections or self.dialling > 1:
-            # those may still serve the queue; the one that this dial was for may go elsewhere. No dial follows this one at
-            # once: it would fail as fast
+            # Those may still serve the queue; the one that this dial was for may go elsewhere. No dial follows this one
+            # at once: it would fail as fast.
             waiting = waiting[:1] if len(self.cluster.endpoints) > 1 else []
         for exchange in waiting:
             del self.queue[exchange]
@@ -500,7 +500,7 @@ class Cluster:
         """Choose an endpoint for the exchange, or queue it until there is one."""
         if now >= self.next_up:
             self.refresh(now)
-        endpoint = self.balancer.choose(exchange.tried or ())
+        endpoint = self.balancer.choose(exchange.tried or (), now)
         if endpoint is not None:
             endpoint.assign(exchange, now)
         elif len(self.waiting) >= self.shared.limits.pending_requests:

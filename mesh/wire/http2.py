@@ -125,7 +125,7 @@ class Http2:
         )
         self._open: dict[int, bool] = {}  # stream -> the peer's direction has ended
         self._ended: set[int] = set()  # reset, by either side, but the engine still has to close them
-        self._lingering: set[int] = set()  # server: answered in full while the request is still coming
+        self._lingering: dict[int, int] = {}  # server: answered in full, the request still coming -> patience used up
         self._tunnels: set[int] = set()  # CONNECT
         self._due: list[Event] = []
         self._out = b""
@@ -153,6 +153,10 @@ class Http2:
 
     def tick(self, now: float) -> bool:
         self._allowance.tick(now)
+        if self._lingering and not self._over:
+            for stream in self._lingering:
+                self._lingering[stream] += self._limits.stream_buffer_bytes // 2 + 1
+            self._release_lingering()
         return False  # a header block that never ends is bounded by its bytes, and its connection by being idle
 
     # --- the peer's bytes ---------------------------------------------------------------
@@ -172,6 +176,8 @@ class Http2:
             self._fall_silent(events)
             return events
         control = self._digest(engine.events(), events)
+        if self._lingering:
+            self._release_lingering()
         if engine.want_write and len(self._out) < UNFLUSHED:  # what the engine refuses it says only when it answers
             self._flush(events)
         if control or len(events) == before:
@@ -193,6 +199,8 @@ class Http2:
                 data = event.data  # type: ignore[attr-defined]
                 self._held += len(data)
                 if stream not in opened or stream in self._lingering:
+                    if stream in self._lingering:
+                        self._lingering[stream] += len(data)
                     self.acknowledge(stream, len(data))
                     self._allowance.excuse(len(data))
                     control += 1
@@ -297,7 +305,7 @@ class Http2:
         was_open = self._open.pop(stream, None) is not None
         self._tunnels.discard(stream)
         answered = stream in self._lingering
-        self._lingering.discard(stream)
+        self._lingering.pop(stream, None)
         if stream in self._ended:
             self._ended.discard(stream)
             self._mend_window()
@@ -434,17 +442,23 @@ class Http2:
                 self._fall_silent(events)
 
     def _release_lingering(self) -> None:
-        """Reset streams whose response has left while their request was still coming."""
+        """Reset streams whose response has left long ago while their request is still coming.
+
+        Not at once: a client may take a reset that comes right behind the response for a failure (curl 7.88), and most
+        have little left to send. Patience ends with a stream's window of bytes, or two ticks.
+        """
         engine = self._engine
-        for stream in tuple(self._lingering):
+        for stream, used in tuple(self._lingering.items()):
+            if used <= self._limits.stream_buffer_bytes:
+                continue
             try:
                 if engine.queued_body_size(stream) or engine.stream_remote_window_size(stream) <= 0:
                     continue
             except NGH2Error:
-                self._lingering.discard(stream)
+                self._lingering.pop(stream, None)
                 continue
             if engine.remote_window_size > 0:
-                self._lingering.discard(stream)
+                self._lingering.pop(stream, None)
                 self._open.pop(stream, None)
                 self._send_reset(stream, NO_ERROR)
                 self._allowance.completed += 1
@@ -490,14 +504,14 @@ class Http2:
 
     def _answered(self, stream: int) -> None:
         if not self._open.get(stream, True) and stream not in self._tunnels:
-            self._lingering.add(stream)
+            self._lingering[stream] = 0
 
     def reset(self, stream: int, code: int) -> None:
         if self._open.pop(stream, None) is not None:
             self._send_reset(stream, code)
 
     def _send_reset(self, stream: int, code: int) -> None:
-        self._lingering.discard(stream)
+        self._lingering.pop(stream, None)
         self._ended.add(stream)
         self._allowance.excuse(self._limits.stream_buffer_bytes)  # what the peer has sent before it knows
         try:

@@ -105,7 +105,7 @@ class Http2Reference:
         )
         self._decoder = hpack.Decoder(max_header_list_size=limits.header_bytes + 32 * limits.header_fields)
         self._streams: dict[int, _Stream] = {}
-        self._lingering: set[int] = set()
+        self._lingering: dict[int, int] = {}  # as in Http2: answered, and how much patience is used up
         self._raw = bytearray()
         self._preface = PREFACE if self._server else b""
         self._settled = False  # the peer's first SETTINGS have come
@@ -144,6 +144,8 @@ class Http2Reference:
 
     def tick(self, now: float) -> bool:
         self._allowance.tick(now)
+        for stream in self._lingering:
+            self._lingering[stream] += self._limits.stream_buffer_bytes // 2 + 1
         return False
 
     # --- the peer's bytes ---------------------------------------------------------------
@@ -298,11 +300,13 @@ class Http2Reference:
             self._forget(stream)  # not worth an event: it did not know the limit yet
             self._send_reset(stream, REFUSED_STREAM)
         elif stand_in == "trailers":
-            if not end or not trailers_are_sound(block) or not self._length_agrees(state, True):
+            lingering = stream in self._lingering  # its body was not counted
+            if not end or not trailers_are_sound(block) or not (lingering or self._length_agrees(state, True)):
                 self._refuse(stream, "malformed", PROTOCOL_ERROR, events)
-            elif stream not in self._lingering:
+                return
+            if not lingering:
                 events.append(Trailers(stream, block))
-                self._peer_ended(stream, state)
+            self._peer_ended(stream, state)
         elif interim and response is not None and not end:
             events.append(Informational(stream, response))
         else:
@@ -328,7 +332,10 @@ class Http2Reference:
         if state is None or stream in self._lingering:
             self.acknowledge(stream, len(data))
             if state is not None:
+                self._lingering[stream] += len(data)
                 self._allowance.excuse(len(data))
+                if end:
+                    self._peer_ended(stream, state)
             return 1
         state.received += len(data)
         if not state.shown or not self._length_agrees(state, end):
@@ -352,6 +359,7 @@ class Http2Reference:
 
     def _peer_ended(self, stream: int, state: _Stream) -> None:
         state.ended = True
+        self._lingering.pop(stream, None)
         self._close_if_done(stream, state)
 
     def _close_if_done(self, stream: int, state: _Stream) -> None:
@@ -361,7 +369,7 @@ class Http2Reference:
 
     def _forget(self, stream: int) -> None:
         self._streams.pop(stream, None)
-        self._lingering.discard(stream)
+        self._lingering.pop(stream, None)
 
     def _reset_received(self, stream: int, code: int, events: list[Event]) -> None:
         state = self._streams.get(stream)
@@ -467,7 +475,7 @@ class Http2Reference:
         except h2.exceptions.ProtocolError:
             return  # the peer has reset it; the event is on its way
         self._close_if_done(stream, state)
-        if stream in self._lingering:
+        if self._lingering.get(stream, 0) > self._limits.stream_buffer_bytes:
             self._forget(stream)
             self._send_reset(stream, NO_ERROR)
             self._allowance.completed += 1
@@ -509,7 +517,7 @@ class Http2Reference:
         if end:
             state.end = True
             if self._server and not state.ended and not state.tunnel:
-                self._lingering.add(stream)
+                self._lingering[stream] = 0
             self._close_if_done(stream, state)
 
     def reset(self, stream: int, code: int) -> None:

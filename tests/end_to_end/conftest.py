@@ -33,7 +33,7 @@ def no_proxies_of_the_machine() -> Iterator[None]:
 
 @contextmanager
 def processes_in(folder: Path) -> Iterator[Run]:
-    """Call it to start processes; all are ended when the block is left."""
+    """Call it to start processes; all are killed when the block is left. None may have shown a bug in its log."""
     started: list[Handle] = []
 
     def run(argv: Sequence[str | Path], *, ready_port: int | None = None) -> Handle:
@@ -52,7 +52,10 @@ def processes_in(folder: Path) -> Iterator[Run]:
         yield run
     finally:
         for handle in reversed(started):
+            handle.kill()
             handle.reap()
+    buggy = [text for handle in started if "Traceback" in (text := handle.output())]
+    assert buggy == []
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +65,9 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
-def nginx(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], authority: trustme.CA) -> Iterator[Nginx]:
+def nginx(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], authority: trustme.CA
+) -> Iterator[Nginx]:
     """A running nginx."""
     folder = tmp_path_factory.mktemp("nginx")
     files = folder / "files"

@@ -10,7 +10,7 @@ SECONDS = 30
 
 @dataclass(frozen=True)
 class Answer:
-    """The last response. `heads` is all that curl saw of heads and trailers, in lower case; `errors` is its own words."""
+    """The last response. `heads` is all that curl saw of heads and trailers, in lower case; `errors` its own words."""
 
     code: int
     status: int

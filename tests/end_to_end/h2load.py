@@ -29,7 +29,8 @@ class Load:
 def parse(output: str) -> Load:
     """What h2load printed at its end."""
     counts, statuses = COUNTS.search(output), STATUSES.search(output)
-    assert counts is not None and statuses is not None, output
+    assert counts is not None, output
+    assert statuses is not None, output
     return Load(*map(int, counts.groups()), int(statuses[1]), output)
 
 

@@ -21,7 +21,7 @@ BLOCK = bytes(16 * 1024)
 
 
 class Http2Server:
-    """Answers by path: /ok and /trailers at once, /hold never, /stream without end, /upload once the body is whole with its digest.
+    """Answers by path: /ok and /trailers at once, /hold never, /stream without end, /upload with its digest.
 
     Each request goes into `events` as (what, monotonic seconds): `entered`, then `left` if the client reset the stream
     or the connection was lost before the answer was complete. Without `gate` being set, nothing is read.

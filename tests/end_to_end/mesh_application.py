@@ -1,9 +1,9 @@
 """An ordinary program that serves HTTP/1.1 with the standard library, and knows nothing of the mesh.
 
-    GET  /fail...   500
-    GET  /slow...   200, after 0.4 s
-    POST anything   200, the body sent back
-    GET  anything   200, {"workload": ..., "pid": ...}
+GET  /fail...   500
+GET  /slow...   200, after 0.4 s
+POST anything   200, the body sent back
+GET  anything   200, {"workload": ..., "pid": ...}
 """
 
 import json

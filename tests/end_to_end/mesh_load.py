@@ -15,7 +15,7 @@ import grpc
 import httpx
 
 from tests.end_to_end.grpc_server import channel, stub
-from tests.end_to_end.sidecar import wait_until
+from tests.end_to_end.sidecar import StillWaiting, wait_until
 
 PAUSE_SECONDS = 0.01
 ANSWER_SECONDS = 15.0
@@ -74,7 +74,10 @@ class Load:
     def more(self, count: int, seconds: float = 30.0) -> None:
         """Returns when each kind has been answered so many times more."""
         wanted = {kind: done + count for kind, done in self.counts.items()}
-        wait_until(lambda: all(self.counts[k] >= n for k, n in wanted.items()), f"{count} more of {wanted}", seconds)
+        try:
+            wait_until(lambda: all(self.counts[k] >= n for k, n in wanted.items()), f"{wanted} answers", seconds)
+        except StillWaiting as exc:
+            raise StillWaiting(f"{exc}; had {self.counts}; failures {self.failures[-3:]}") from exc
 
     def stop(self) -> None:
         """Returns when the last request is over."""
@@ -115,7 +118,7 @@ def http2(proxy: int, service: str, path: str) -> Iterator[Once]:
 
 
 @contextmanager
-def calls(proxy: int, service: str) -> Iterator[Once]:
+def grpc_calls(proxy: int, service: str) -> Iterator[Once]:
     """gRPC as grpcio does it behind a proxy: CONNECT, then HTTP/2."""
     way = ("grpc.http_proxy", f"http://127.0.0.1:{proxy}")
     with channel(f"dns:///{service}:80", way) as opened:

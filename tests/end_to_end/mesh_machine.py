@@ -229,7 +229,7 @@ class Mesh:
 def workload(name: str, *command: str, **spec: Any) -> dict[str, Any]:
     """A Workload; without a command, the application of mesh_application.py on a free port."""
     if not command:
-        spec = {"port": "auto", **spec}
+        spec = {"port": "auto", "protocol": "http1", **spec}
     words = list(command) or ["python", str(APPLICATION)]
     return {
         "apiVersion": "conduit.mesh/v1alpha1",
@@ -256,11 +256,17 @@ def policy(service: str, **spec: Any) -> str:
     )
 
 
+def calls(**spec: Any) -> dict[str, Any]:
+    """The gRPC service `calls` of mesh_calls.py."""
+    words = ("python", "-m", "tests.end_to_end.mesh_calls")
+    return workload("calls", *words, port="auto", protocol="http2", directory=str(ROOT), **spec)
+
+
 class Stopwatch:
     """Seconds since it was made."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self.began = time.monotonic()
 
     def __call__(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self.began

@@ -26,7 +26,7 @@ class StillWaiting(AssertionError):
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    """Return as soon as the condition holds; StillWaiting, which names `what` and the last value, after the deadline."""
+    """Return as soon as the condition holds; StillWaiting, with `what` and the last value, after the deadline."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -144,9 +144,7 @@ class Starter:
                 *({"listen": f"127.0.0.1:{port}", "service": name} for name, port in ports.items()),
                 {"listen": f"127.0.0.1:{forward}"},
             ],
-            "inbound": [
-                {"listen": f"127.0.0.1:{port}", **entry} for port, entry in zip(inside, inbound, strict=True)
-            ],
+            "inbound": [{"listen": f"127.0.0.1:{port}", **entry} for port, entry in zip(inside, inbound, strict=True)],
             "services": dict(services),
             "resources": list(resources),
             "limits": limits or {},

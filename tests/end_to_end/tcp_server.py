@@ -10,7 +10,7 @@ SECONDS = 20.0
 
 
 class TcpServer:
-    """Listens on a loopback port of its own until `close`. `failures` are what handlers raised, but for lost connections."""
+    """Listens on a loopback port until `close`. `failures` are what handlers raised, but for lost connections."""
 
     def __init__(self, handle: Callable[[socket.socket], None]) -> None:
         self._handle = handle
@@ -83,7 +83,7 @@ def serving(handle: Callable[[socket.socket], None]) -> Iterator[TcpServer]:
 
 
 def read_head(sock: socket.socket, buffer: bytes = b"") -> tuple[bytes, bytes]:
-    """An HTTP/1.1 head without its empty line, and the bytes after it. Raises ConnectionError where the peer ends first."""
+    """An HTTP/1.1 head without its empty line, and the bytes after it. ConnectionError where the peer ends first."""
     while b"\r\n\r\n" not in buffer:
         data = sock.recv(65536)
         if not data:

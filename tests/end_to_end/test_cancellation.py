@@ -27,7 +27,7 @@ Leaver = Callable[[int, str], Callable[[], None]]
 """Begins a request for a path at a port, and returns what makes the client go away."""
 
 
-# --- clients -----------------------------------------------------------------------------------------------------------
+# --- clients --------------------------------------------------------------------------------------
 
 
 def begin_http1(port: int, path: str) -> Callable[[], None]:
@@ -101,7 +101,7 @@ def ask(port: int) -> None:
         assert read_until_eof(sock).endswith(b"ok")
 
 
-# --- servers -----------------------------------------------------------------------------------------------------------
+# --- servers --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def back_to(sidecar: Sidecar, before: list[str]) -> None:
         raise AssertionError("\n".join(["before:", *before, "after:", *last])) from exc
 
 
-# --- the tests ---------------------------------------------------------------------------------------------------------
+# --- the tests ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", STAGES, ids=STAGES.values())
@@ -195,6 +195,12 @@ def test_the_application_learns_that_the_client_has_gone(
     check_prompt(took)
 
 
+def one_message(done: threading.Event) -> Iterator[bytes]:
+    """A stream of requests that does not end before `done`."""
+    yield b"one"
+    done.wait(SECONDS)
+
+
 @pytest.mark.parametrize("method", ["Hold", "HoldStream", "HoldUpload"])
 @pytest.mark.parametrize("how", ["cancel", "channel"])
 def test_grpc_calls_that_are_cancelled(sidecar: Sidecar, how: str, method: str) -> None:
@@ -207,10 +213,7 @@ def test_grpc_calls_that_are_cancelled(sidecar: Sidecar, how: str, method: str) 
             before = before or sidecar.tasks()
             stub = grpc_server.stub(channel, method)
             done = threading.Event()
-            sent = iter([b"one"])
-            request: object = b""
-            if method == "HoldUpload":
-                request = iter(lambda: next(sent, None) or done.wait(SECONDS), True)
+            request: object = one_message(done) if method == "HoldUpload" else b""
             call = stub(request) if method == "HoldStream" else stub.future(request)
             grpc_server.entered.get(timeout=SECONDS)
             began = time.monotonic()
@@ -267,9 +270,10 @@ def test_the_server_of_a_tunnel_goes(proxy: Starter) -> None:
         for _ in range(CANCELLATIONS):
             with socket.create_connection(("127.0.0.1", sidecar.ports["raw"]), timeout=SECONDS) as sock:
                 sock.sendall(b"\0")
-                with pytest.raises(ConnectionResetError):
-                    if sock.recv(10) == b"":
-                        raise ConnectionResetError  # an ordinary end will do
+                try:
+                    assert sock.recv(10) == b""
+                except ConnectionResetError:
+                    continue  # this will do as well
         back_to(sidecar, before)
 
 
@@ -309,7 +313,9 @@ def test_clients_that_leave_before_they_are_understood(proxy: Starter) -> None:
     """Half a request line, half a preface, half a ClientHello, nothing: no task is left, and nothing was dialled."""
     server = TcpServer(echo)
     try:
-        sidecar = proxy({"web": service(server.port, protocol="http1")}, inbound=[{"forward": f"127.0.0.1:{server.port}"}])
+        sidecar = proxy(
+            {"web": service(server.port, protocol="http1")}, inbound=[{"forward": f"127.0.0.1:{server.port}"}]
+        )
         before = sidecar.tasks()
         for port in (sidecar.ports["web"], sidecar.inbound[0], sidecar.forward):
             for beginning in (b"", b"GE", b"GET / HTTP/1.1\r\nHos", b"PRI * HT", b"\x16\x03\x01"):

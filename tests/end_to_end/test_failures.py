@@ -1,4 +1,4 @@
-"""Applications that fail, each in its own way: the client gets one clear error that names service, endpoint and cause."""
+"""Applications that fail, each in its own way: the client gets one error that names service, endpoint and cause."""
 
 import socket
 import threading
@@ -111,7 +111,8 @@ def check(answer: Answer, status: int, reason: str, *words: str) -> None:
     assert answer.status == status, answer
     assert f"conduit-error: {reason}\n" in answer.heads
     text = answer.body.decode()
-    assert text.count("\n") == 1 and text.endswith("\n"), text
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
     for word in words:
         assert word in text
     assert "content-type: text/plain" in answer.heads
@@ -214,7 +215,9 @@ def test_a_dead_endpoint_among_two_costs_nothing(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_endpoint_that_dies_among_two(proxy: Starter, free_port: Callable[[], int], nginx: Nginx, version: str) -> None:
+def test_an_endpoint_that_dies_among_two(
+    proxy: Starter, free_port: Callable[[], int], nginx: Nginx, version: str
+) -> None:
     """GETs go on without an error while one of two endpoints refuses, comes up, and is killed with connections open."""
     port = nginx.http1 if version == "http1" else nginx.http2
     doomed = proxy({}, inbound=[{"forward": f"127.0.0.1:{port}"}])  # one more hop, which can be killed
@@ -260,7 +263,7 @@ def test_it_comes_back(proxy: Starter, free_port: Callable[[], int]) -> None:
     thread.join()
 
 
-# --- loops -------------------------------------------------------------------------------------------------------------
+# --- loops ----------------------------------------------------------------------------------------
 
 
 def test_a_proxy_does_not_talk_to_itself(sidecar: Sidecar) -> None:

@@ -190,11 +190,11 @@ async def test_httpx_asks_in_parallel(sidecar: Sidecar, name: str, http2: bool) 
     assert results == [SMALL] * 30
 
 
-# --- through the listener without a service ----------------------------------------------------------------------------
+# --- through the listener without a service -------------------------------------------------------
 
 
 def test_curl_through_the_forward_proxy(sidecar: Sidecar, nginx: Nginx) -> None:
-    """-x: absolute-form by a service's name, and by an address outside the mesh; the path reaches nginx in origin-form."""
+    """-x: absolute-form by a service's name, and by an address outside the mesh; nginx gets origin-form."""
     by_name = curl("http://web1/what", "-x", sidecar.proxy_url)
     assert by_name.body == b"HTTP/1.1 GET web1 \n"
     to_http2 = curl("http://web2/what", "-x", sidecar.proxy_url)
@@ -227,7 +227,7 @@ def test_an_unknown_name_is_told(sidecar: Sidecar) -> None:
     assert answer.body.count(b"\n") == 1
 
 
-# --- streaming ---------------------------------------------------------------------------------------------------------
+# --- streaming ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -249,9 +249,7 @@ def ticker() -> Iterator[tuple[TcpServer, "queue.Queue[bytes]"]]:
 
 
 @pytest.mark.parametrize("http2", [False, True])
-def test_events_arrive_one_by_one(
-    proxy: Starter, ticker: tuple[TcpServer, "queue.Queue[bytes]"], http2: bool
-) -> None:
+def test_events_arrive_one_by_one(proxy: Starter, ticker: tuple[TcpServer, "queue.Queue[bytes]"], http2: bool) -> None:
     """Each event of an SSE stream is seen before the next one is sent: nothing is held until a buffer is full."""
     server, lines = ticker
     sidecar = proxy({"events": service(server.port, protocol="http1")})

@@ -1,25 +1,21 @@
-"""The control plane is killed, stopped or away while a whole mesh works: nobody notices, and news arrives afterwards."""
+"""The control plane is killed, stopped or away while a whole mesh works: no request notices, and news arrives after."""
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from tests.end_to_end.curl import Answer, curl
-from tests.end_to_end.mesh_load import Load, calls, http1, http2, load_of
-from tests.end_to_end.mesh_machine import ROOT, Mesh, Stopwatch, client, machine_in, policy, workload
+from tests.end_to_end.mesh_load import Load, grpc_calls, http1, http2, load_of
+from tests.end_to_end.mesh_machine import Mesh, Stopwatch, calls, client, machine_in, policy, workload
 from tests.end_to_end.sidecar import wait_until
 
 ARRIVAL_SECONDS = 2.0
 """From where news is there to be had to where proxies act by it."""
-CALLS = workload(
-    "calls", "python", "-m", "tests.end_to_end.mesh_calls", port="auto", protocol="http2", directory=str(ROOT)
-)
-WORKLOADS = [client(), workload("echo-v1", service="echo"), workload("echo-v2", service="echo"), CALLS]
+WORKLOADS = [client(), workload("echo-v1", service="echo"), workload("echo-v2", service="echo"), calls()]
 NAMES = {"client", "echo-v1", "echo-v2", "calls"}
-LINKED = "control_plane_found", "control_plane_lost"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +34,7 @@ def load_on(mesh: Mesh) -> Load:
     return load_of(
         ("http1", partial(http1, proxy, "echo", "/page"), 3),
         ("http2", partial(http2, proxy, "echo", "/page"), 2),
-        ("grpc", partial(calls, proxy, "calls"), 2),
+        ("grpc", partial(grpc_calls, proxy, "calls"), 2),
     )
 
 
@@ -64,7 +60,7 @@ def ask(mesh: Mesh, service: str, path: str, check: bool = True) -> Answer:
     return curl(f"http://{service}{path}", "-x", mesh.sidecar("client-1").proxy_url, check=check)
 
 
-def test_killed_under_load(mesh: Mesh, record_property: Callable[[str, object], None]) -> None:
+def test_killed_under_load(mesh: Mesh) -> None:
     """No request fails; it comes back, proxies reconnect, and a policy applied then is in force within 2 s."""
     before, found = mesh.control_pid(), told(mesh, "control_plane_found")
     with load_on(mesh) as load:
@@ -74,7 +70,7 @@ def test_killed_under_load(mesh: Mesh, record_property: Callable[[str, object], 
         until_linked_again(mesh, found)
         load.more(30)
     assert load.failures == []
-    record_property("answered", load.counts)
+    print(f"answered while the control plane was killed: {load.counts}, failed: 0")
     assert mesh.control_pid() not in (0, before)
     assert mesh.connected() == NAMES
 
@@ -86,7 +82,7 @@ def test_killed_under_load(mesh: Mesh, record_property: Callable[[str, object], 
         since = Stopwatch()
         assert done.code == 0, done.err
         mesh.until(lambda status=status: ask(mesh, "echo", "/slow").status == status, "it is in force", ARRIVAL_SECONDS)
-        record_property(f"arrived_{status}", since())
+        print(f"timeouts.request: {seconds} was in force {since():.3f} s after `conduit apply` had ended")
 
 
 def test_stopped_under_load(mesh: Mesh) -> None:

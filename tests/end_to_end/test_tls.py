@@ -5,7 +5,6 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,9 +91,9 @@ started: list[Sidecar] = []
 
 
 @pytest.fixture
-def server_side(behind: dict[str, int]) -> Iterator[Sidecar]:
+def server_side(behind: dict[str, int]) -> Sidecar:
     """The proxy with the inbound listeners."""
-    yield started[-1]
+    return started[-1]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,7 @@ def front(shared_proxy: Starter, behind: dict[str, int], client_files: Files) ->
     return shared_proxy(services)
 
 
-# --- two proxies in a row ----------------------------------------------------------------------------------------------
+# --- two proxies in a row -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -177,7 +176,7 @@ def test_raw_bytes_through_two_proxies(front: Sidecar) -> None:
         sender.join()
 
 
-# --- who is refused ----------------------------------------------------------------------------------------------------
+# --- who is refused -------------------------------------------------------------------------------
 
 
 def context_of(files: Files | None, authority: trustme.CA) -> ssl.SSLContext:

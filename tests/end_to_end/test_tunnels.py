@@ -74,7 +74,7 @@ def tunnel(sidecar: Sidecar, target: str) -> Iterator[socket.socket]:
         yield sock
 
 
-# --- raw TCP -----------------------------------------------------------------------------------------------------------
+# --- raw TCP --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["echo", "echo-any"])
@@ -149,7 +149,7 @@ def test_tunnels_are_counted(sidecar: Sidecar) -> None:
     assert sidecar.total("tcp_read_bytes_total", direction="outbound", authority="echo") - read == 1000
 
 
-# --- CONNECT -----------------------------------------------------------------------------------------------------------
+# --- CONNECT --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -195,7 +195,7 @@ def test_a_tunnel_to_a_server_that_speaks_first(sidecar: Sidecar) -> None:
 
 
 def test_bytes_right_behind_connect(sidecar: Sidecar) -> None:
-    """A client that does not wait for the 200 loses nothing: bytes in the same packet, or any time after, are all kept."""
+    """A client that does not wait for the 200 loses nothing: bytes in the same packet, or after it, are all kept."""
     for gap in (False, True):
         for _ in range(20):
             with dial(sidecar.forward) as sock:
@@ -219,7 +219,7 @@ def test_a_tunnel_to_nobody_ends(sidecar: Sidecar, free_port: object) -> None:
     assert sidecar.total("conduit_refused_total", reason="connect_failed") >= 1
 
 
-# --- websockets --------------------------------------------------------------------------------------------------------
+# --- websockets -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["sockets", "sockets1"])

@@ -38,7 +38,7 @@ async def eventually(what: Callable[[], object]) -> None:
 
 
 class Parts:
-    """The shared parts of one proxy under test, all real; `logged` is what it logged. `limits` may be replaced before use."""
+    """The shared parts of one proxy under test, all real; `logged` is what it logged."""
 
     def __init__(self, limits: Limits) -> None:
         clock = trio.current_time

@@ -54,7 +54,8 @@ def test_a_bad_update_changes_nothing(service: Service, field: str) -> None:
     directory = Directory()
     apply = Apply(directory)
     reason = apply.apply(ServiceUpdate("votes", 7, service))
-    assert reason is not None and field in reason
+    assert reason is not None
+    assert field in reason
     assert directory.applied == []
     assert (apply.applied, apply.refused) == (0, 1)
 

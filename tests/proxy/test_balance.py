@@ -118,6 +118,22 @@ def test_an_instant_later_nothing_has_faded() -> None:
     assert load.ewma == 2.0
 
 
+def test_one_slow_answer_does_not_starve_an_endpoint() -> None:
+    """One request at a time all go to the fast one of two, until what is known of the other is old; then it is tried."""
+    slow, fast = One("slow"), One("fast")
+    slow.load.observe(0.1, 0.0)
+    balancer, now = Balancer([slow, fast], Random(7).random), 0.0
+    while balancer.choose((), now) is fast:
+        now += 0.5
+        fast.load.observe(0.001, now)
+        assert now < 6 * DECAY
+    assert now > 4 * DECAY  # 0.1 s, as it fades, is 1 ms after ln 100 times DECAY
+    slow.load.pending = 1
+    before = slow.load.ewma
+    slow.load.fade(now + 99.0)
+    assert slow.load.ewma == before  # what it does now is not known yet, and may be slow
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 60)), max_size=30))
 def test_the_estimate_stays_within_what_was_seen(seen: list[tuple[float, float]]) -> None:
     """Never above the greatest latency nor below the least, whenever they came."""

@@ -1,4 +1,4 @@
-"""Accepted connections through their phases, on loopback: detection however the bytes are split, tunnels, CONNECT, TLS."""
+"""Accepted connections through their phases, on loopback: detection however bytes are split, tunnels, CONNECT, TLS."""
 
 from __future__ import annotations
 
@@ -159,7 +159,9 @@ async def test_a_client_that_says_nothing_and_leaves(proxy_parts, serve, listen,
     async with await dialled(address):
         await until(lambda: acceptor.connections)
     await until(lambda: not acceptor.connections)
-    assert parts.reports.series == [] and parts.logged == [] and cluster.endpoints[0].load.pending == 0
+    assert parts.reports.series == []
+    assert parts.logged == []
+    assert cluster.endpoints[0].load.pending == 0
 
 
 async def test_a_silent_client_of_nobody_is_let_go(proxy_parts, listen, dialled, received, until) -> None:
@@ -267,7 +269,9 @@ async def test_a_bug_in_a_handler_ends_that_connection_only(proxy_parts, serve, 
         await sound.send_all(GET)
         assert (await received(sound, b"GET /x HTTP/1.1")).startswith(b"HTTP/1.1 200 ")
     ((event, who, detail),) = parts.logged
-    assert event == "connection_failed" and who.startswith("outbound 127.0.0.1:") and "ZeroDivisionError" in detail
+    assert event == "connection_failed"
+    assert who.startswith("outbound 127.0.0.1:")
+    assert "ZeroDivisionError" in detail
     assert parts.reports.refusals[("internal", "outbound")] == 1
 
 
@@ -329,7 +333,7 @@ async def test_plain_text_is_refused_or_permitted(proxy_parts, serve, listen, di
 async def test_failed_handshakes_are_refusals_not_failures(
     proxy_parts, serve, listen, dialled, received, until, authority, tls, how: str
 ) -> None:
-    """No certificate, somebody else's, nonsense, silence or leaving: closed, never called a bug of ours, nothing logged."""
+    """No certificate, somebody else's, nonsense, silence or leaving: closed, and never called a bug of ours."""
     parts = await proxy_parts(handshake_timeout=0.1)
     acceptor, address = await listen(parts, parts.service("votes", await serve(http1)), tls=tls, direction="inbound")
     stream = await dialled(address)

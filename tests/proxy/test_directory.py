@@ -68,11 +68,13 @@ async def test_the_answer_lets_waiting_requests_go_on(parts, asked) -> None:
     assert waiting in cluster.waiting
     assigned = []
     parts.directory.apply("votes", Service("votes", ()))
-    assert cluster.configured and waiting in cluster.waiting
+    assert cluster.configured
+    assert waiting in cluster.waiting
     waiting.send = lambda upstream, now: assigned.append(upstream)
     waiting.downstream = type("Client", (), {"protocol": "http1"})()
     parts.directory.apply("votes", Service("votes", (Endpoint("192.0.2.1:80"),), timeouts=Timeouts(connect=30)))
-    assert not cluster.waiting and waiting in cluster.endpoints[0].queue
+    assert not cluster.waiting
+    assert waiting in cluster.endpoints[0].queue
     assert parts.directory.resolve(b"votes", b"http") is cluster
 
 
@@ -97,7 +99,8 @@ async def test_a_name_that_joins_the_mesh_later_is_found(parts, asked) -> None:
     outside = parts.directory.resolve(b"votes", b"http")
     parts.directory.apply("votes", Service("votes", (Endpoint("127.0.0.1:1"),)))
     inside = parts.directory.resolve(b"votes", b"http")
-    assert inside is not outside and inside is parts.directory.services["votes"]
+    assert inside is not outside
+    assert inside is parts.directory.services["votes"]
 
 
 async def test_a_service_that_leaves_the_mesh_has_no_endpoints(parts, asked) -> None:
@@ -160,7 +163,9 @@ async def test_what_is_no_authority_is_refused(parts, asked, authority: bytes) -
     for _ in range(2):
         with pytest.raises(NotAnAuthority):
             parts.directory.resolve(authority, b"http")
-    assert asked == [] and parts.directory.services == {} and parts.directory.outside == {}
+    assert asked == []
+    assert parts.directory.services == {}
+    assert parts.directory.outside == {}
 
 
 async def test_names_outside_are_bounded(parts) -> None:

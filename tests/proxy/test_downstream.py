@@ -124,9 +124,7 @@ def test_pipelined_requests_are_answered_in_order(count: int) -> None:
     assert client.service.asked == [b"/%d" % number for number in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("host", "status", "error"), [("self", 508, "loop"), ("nobody", 502, "unknown_authority")]
-)
+@pytest.mark.parametrize(("host", "status", "error"), [("self", 508, "loop"), ("nobody", 502, "unknown_authority")])
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_names_nobody_is_answered_here(host: str, status: int, error: str, count: int) -> None:
     """Without a cluster, with a report, pipelined or not; the connection stays."""
@@ -159,7 +157,9 @@ def test_connect_hands_the_connection_over() -> None:
     assert client.reported() == []
 
 
-@pytest.mark.parametrize("data", [b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"]
+)
 def test_malformed_requests_are_refused_and_counted(data: bytes) -> None:
     """400 and close, a refusal with its reason, nothing for any service."""
     client = Client()

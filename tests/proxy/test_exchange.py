@@ -1,7 +1,7 @@
 """The exchange as a playbook: events of two codecs go in, commands to two codecs come out; no socket, no clock.
 
-Real are Exchange, Upstream, Downstream, Leg, Deadlines and Reports; the codecs, the channels and the choice of endpoints are
-fakes. The fake codec keeps the rules of `mesh.wire.codec` and fails the test when they are broken.
+Real are Exchange, Upstream, Downstream, Leg, Deadlines and Reports; the codecs, the channels and the choice of
+endpoints are fakes. The fake codec keeps the rules of `mesh.wire.codec` and fails the test when they are broken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from mesh.proxy.exchange import (
     ANSWERING,
     ASSIGNED,
     CANCELLED,
-    COMPLETED,
     DONE,
     FAILED,
     NEVER,
@@ -52,7 +51,7 @@ class FakeCodec:
 
     def __init__(self, name: str = "http2") -> None:
         self.name = name
-        self.half_close = self.finished = self.full = self.due = self.restless = False
+        self.half_close = self.finished = self.full = self.due = self.restless = self.wants_write = False
         self.wants_read = self.can_open = True
         self.commands: list[tuple] = []
         self.acknowledged: Counter[int] = Counter()
@@ -109,7 +108,8 @@ class FakeCodec:
     def send_trailers(self, stream: int, fields: tuple) -> None:
         if any(name == b"x-cannot-be-said" for name, _ in fields):
             raise UnsendableHead("field_value")
-        assert stream in self.heads and stream not in self.final, "trailers out of place"
+        assert stream in self.heads, "trailers before a head"
+        assert stream not in self.final, "trailers after the end"
         self._said(stream, "trailers", fields)
         self.final.add(stream)
 
@@ -275,9 +275,7 @@ class Stage:
     def outcomes(self) -> list[tuple[str, int, str]]:
         """(outcome, status, error) of every report."""
         return sorted(
-            (one.key.outcome, one.key.status, one.key.error)
-            for one in self.reports.series
-            for _ in range(one.requests)
+            (one.key.outcome, one.key.status, one.key.error) for one in self.reports.series for _ in range(one.requests)
         )
 
     def pending(self) -> int:
@@ -295,7 +293,9 @@ def test_every_state_is_in_the_table_and_comes_to_an_end() -> None:
     for state in set(State) - {DONE}:
         assert TRANSITIONS[state][CANCELLED] is DONE
         assert TRANSITIONS[state][FAILED] is DONE
-    assert all(RETRY not in TRANSITIONS[state] for state in (ANSWERING, DONE)), "no retry once the client heard something"
+    assert all(RETRY not in TRANSITIONS[state] for state in (ANSWERING, DONE)), (
+        "no retry once the client heard something"
+    )
 
 
 REACHED = {QUEUED: False, SENT: True, ANSWERING: True, DONE: True}
@@ -354,7 +354,9 @@ def test_a_get_from_head_to_report() -> None:
     assert stage.said() == [("response", 1, 200, False), ("data", 1, b"hello", False), ("data", 1, b"", True)]
     assert stage.outcomes() == [("completed", 200, "")]
     assert stage.up.leg.codec.acknowledged[1] == 5
-    assert stage.pending() == 0 and stage.up.exchanges == {} and stage.downstream.exchanges == {}
+    assert stage.pending() == 0
+    assert stage.up.exchanges == {}
+    assert stage.downstream.exchanges == {}
     assert len(stage.deadlines) == 0
 
 
@@ -375,7 +377,8 @@ def test_a_body_that_comes_while_queued_is_kept_and_then_sent() -> None:
     stage = Stage(connected=False)
     exchange = stage.ask(b"PUT", end=False)
     stage.downstream.handle([Data(1, b"ab", False), Data(1, b"c", False)])
-    assert stage.codec.acknowledged[1] == 0 and exchange.state is QUEUED
+    assert stage.codec.acknowledged[1] == 0
+    assert exchange.state is QUEUED
     up = stage.endpoints[0].dialled()
     assert up.leg.codec.take_commands() == [
         ("request", 1, b"/", False), ("data", 1, b"ab", False), ("data", 1, b"c", False)
@@ -390,7 +393,8 @@ def test_interim_responses_pass_and_decide_nothing() -> None:
     stage = Stage()
     exchange = stage.ask()
     stage.up.handle([Informational(1, Head.response(103))])
-    assert stage.said() == [("informational", 1, 103)] and exchange.state is SENT
+    assert stage.said() == [("informational", 1, 103)]
+    assert exchange.state is SENT
     stage.up.handle([Response(1, Head.response(200), True)])
     assert stage.said() == [("response", 1, 200, True)]
 
@@ -409,7 +413,7 @@ def test_trailers_that_cannot_be_passed_on_fail_only_their_exchange(side: str) -
     """The message is not passed off as whole, and the connection's other exchanges go on."""
     stage = Stage()
     stage.ask(b"POST", end=False)
-    bad = (Trailers(1, ((b"x-cannot-be-said", b"1"),)))
+    bad = Trailers(1, ((b"x-cannot-be-said", b"1"),))
     if side == "request":
         stage.downstream.handle([bad])
         assert stage.outcomes() == [("failed", 400, "unsendable")]
@@ -462,8 +466,10 @@ def test_a_tunnel_ends_when_both_sides_have(client_first: bool) -> None:
     assert stage.outcomes() == []
     second()
     assert stage.outcomes() == [("completed", 200, "")]
-    assert ("data", 1, b"x", True) in stage.asked() and ("data", 1, b"y", True) in stage.said()
-    assert stage.codec.acknowledged[1] == 1 and stage.up.leg.codec.acknowledged[1] == 3
+    assert ("data", 1, b"x", True) in stage.asked()
+    assert ("data", 1, b"y", True) in stage.said()
+    assert stage.codec.acknowledged[1] == 1
+    assert stage.up.leg.codec.acknowledged[1] == 3
 
 
 @pytest.mark.parametrize("state", [QUEUED, SENT, ANSWERING])
@@ -473,11 +479,13 @@ def test_a_client_that_resets_takes_the_upstream_with_it(state: State) -> None:
     stage.said()
     stage.codec.gone(1)
     stage.downstream.handle([Reset(1, 8, False, "cancelled")])
-    assert exchange.state is DONE and stage.said() == []
+    assert exchange.state is DONE
+    assert stage.said() == []
     if state is not QUEUED:
         assert stage.asked()[-1] == ("reset", 1, 8)
     assert stage.outcomes() == [("client_cancelled", exchange.status, "")]
-    assert stage.pending() == 0 and not stage.endpoints[0].queue
+    assert stage.pending() == 0
+    assert not stage.endpoints[0].queue
 
 
 def test_a_client_connection_that_is_lost_cancels_all_its_exchanges() -> None:
@@ -508,7 +516,8 @@ def test_an_unprocessed_request_is_sent_again_to_another_endpoint(method: bytes)
     stage.downstream.handle([Data(1, b"body", True)])
     reset(stage, stage.up, 1, True)
     assert other.leg.codec.take_commands() == [("request", 1, b"/", False), ("data", 1, b"body", True)]
-    assert stage.said() == [] and stage.outcomes() == []
+    assert stage.said() == []
+    assert stage.outcomes() == []
     other.handle([Response(1, Head.response(200), True)])
     assert stage.outcomes() == [("completed", 200, "")]
     assert stage.codec.acknowledged[1] == 4
@@ -535,7 +544,7 @@ def test_a_reused_connection_that_fails_is_retried_for_idempotent_methods(
         assert other.leg.codec.take_commands() == [("request", 1, b"/", True)]
     else:
         assert other.leg.codec.take_commands() == []
-        assert [command[:3] for command in stage.said()][0] == ("response", exchange.stream, 502)
+        assert next(command[:3] for command in stage.said()) == ("response", exchange.stream, 502)
 
 
 def test_a_body_that_outgrew_the_replay_bound_is_not_sent_again() -> None:
@@ -612,7 +621,8 @@ def test_a_head_that_the_upstream_cannot_carry_is_refused_with_400() -> None:
     stage.ask(path=LOST)
     assert stage.said()[0] == ("response", 1, 400, False)
     assert stage.outcomes() == [("failed", 400, "unsendable")]
-    assert stage.pending() == 0 and stage.asked() == []
+    assert stage.pending() == 0
+    assert stage.asked() == []
 
 
 def test_a_response_that_the_client_cannot_be_told_is_502() -> None:
@@ -647,7 +657,8 @@ def test_an_upstream_connection_that_breaks_fails_all_on_it() -> None:
     stage.up.handle([Broken("bad_frame", "a frame of unknown size")])
     assert stage.outcomes() == [("failed", 502, "upstream_protocol")] * 2
     assert (first.state, second.state) == (DONE, DONE)
-    assert stage.endpoints[0].upstreams == [] and stage.pending() == 0
+    assert stage.endpoints[0].upstreams == []
+    assert stage.pending() == 0
 
 
 def test_goaway_keeps_what_is_under_way_and_sends_new_requests_elsewhere() -> None:
@@ -696,7 +707,8 @@ def test_the_requests_own_deadline_expires_it_in_any_state(state: State) -> None
     pass_time(stage, 0.01 + TICK)
     assert stage.said()[0][:2] == (("reset", 1) if state is ANSWERING else ("response", 1))
     assert stage.outcomes() == [("expired", 200 if state is ANSWERING else 504, "timeout")]
-    assert stage.pending() == 0 and len(stage.deadlines) == 0
+    assert stage.pending() == 0
+    assert len(stage.deadlines) == 0
     if state is not QUEUED:
         assert stage.asked()[-1] == ("reset", 1, 8)
 
@@ -706,7 +718,8 @@ def test_waiting_for_an_endpoint_ends_after_the_pending_timeout() -> None:
     stage = Stage(endpoints=0, connected=False)
     exchange = stage.ask()
     pass_time(stage, LIMITS.pending_timeout + TICK)
-    assert exchange.state is DONE and stage.cluster.waiting == {}
+    assert exchange.state is DONE
+    assert stage.cluster.waiting == {}
     assert stage.outcomes() == [("failed", 503, "no_endpoints")]
 
 
@@ -722,7 +735,8 @@ def test_silence_ends_an_exchange_and_any_byte_puts_it_off() -> None:
     pass_time(stage, LIMITS.idle_tcp)
     stage.downstream.watch(stage.now)
     assert stage.outcomes() == [("expired", 504, "idle")]
-    assert stage.pending() == 0 and stage.asked()[-1] == ("reset", 1, 8)
+    assert stage.pending() == 0
+    assert stage.asked()[-1] == ("reset", 1, 8)
 
 
 # --- backpressure -----------------------------------------------------------------------
@@ -749,10 +763,12 @@ def test_a_congested_upstream_holds_the_client_back() -> None:
     stage.up.leg.codec.full = True
     stage.downstream.handle([Data(1, b"abc", False), Data(1, b"de", False)])
     stage.up.leg.produce()
-    assert stage.codec.acknowledged[1] == 0 and len(stage.up.leg.held) == 1
+    assert stage.codec.acknowledged[1] == 0
+    assert len(stage.up.leg.held) == 1
     stage.up.leg.codec.full = False
     stage.up.leg.produce()
-    assert stage.codec.acknowledged[1] == 5 and stage.up.leg.held == []
+    assert stage.codec.acknowledged[1] == 5
+    assert stage.up.leg.held == []
 
 
 def test_what_is_owed_is_given_back_when_the_exchange_ends() -> None:
@@ -764,7 +780,8 @@ def test_what_is_owed_is_given_back_when_the_exchange_ends() -> None:
     stage.up.handle([Response(1, Head.response(200), False), Data(1, b"de", False)])
     stage.codec.gone(1)
     stage.downstream.handle([Reset(1, 8, False, "cancelled")])
-    assert stage.codec.acknowledged[1] == 3 and stage.up.leg.codec.acknowledged[1] == 2
+    assert stage.codec.acknowledged[1] == 3
+    assert stage.up.leg.codec.acknowledged[1] == 2
 
 
 # --- every order ------------------------------------------------------------------------
@@ -773,13 +790,17 @@ def test_what_is_owed_is_given_back_when_the_exchange_ends() -> None:
 class EveryOrder(RuleBasedStateMachine):
     """Requests on one client connection, two endpoints, and whatever can happen to them, in any order."""
 
-    @initialize(connected=st.booleans())
-    def begin(self, connected: bool) -> None:
+    @initialize(connected=st.sampled_from([True, True, False]), down=st.booleans(), up=st.booleans())
+    def begin(self, connected: bool, down: bool, up: bool) -> None:
         self.stage = Stage(endpoints=2, connected=connected)
+        self.stage.codec.full = down
+        if self.stage.up is not None:
+            self.stage.up.leg.codec.full = up
         self.all: list[Exchange] = []
         self.request_bytes: Counter[int] = Counter()
         self.response_bytes: Counter[tuple[Upstream, int]] = Counter()
         self.client_open: set[int] = set()
+        self.answered: set[tuple[Upstream, int]] = set()
 
     # what can be chosen from
 
@@ -865,6 +886,8 @@ class EveryOrder(RuleBasedStateMachine):
         exchange = self.pick(data, self.in_state(SENT))
         end = end and exchange.head.method != b"CONNECT"
         fields = [(b"x-cannot-be-said", b"1")] if bad else [(b"grpc-status", b"0")]
+        if end:
+            self.answered.add((exchange.upstream, exchange.up_stream))
         exchange.upstream.handle([Response(exchange.up_stream, Head.response(status, fields), end)])
 
     def answering(self) -> list[Exchange]:
@@ -875,6 +898,8 @@ class EveryOrder(RuleBasedStateMachine):
     def response_data(self, data: st.DataObject, size: int, end: bool) -> None:
         exchange = self.pick(data, self.answering())
         self.response_bytes[exchange.upstream, exchange.up_stream] += size
+        if end:
+            self.answered.add((exchange.upstream, exchange.up_stream))
         exchange.upstream.handle([Data(exchange.up_stream, b"y" * size, end)])
 
     @precondition(lambda self: self.answering())
@@ -882,6 +907,7 @@ class EveryOrder(RuleBasedStateMachine):
     def response_trailers(self, data: st.DataObject, bad: bool) -> None:
         exchange = self.pick(data, self.answering())
         name = b"x-cannot-be-said" if bad else b"grpc-status"
+        self.answered.add((exchange.upstream, exchange.up_stream))
         exchange.upstream.handle([Trailers(exchange.up_stream, ((name, b"0"),))])
 
     @precondition(lambda self: self.in_state(SENT, ANSWERING))
@@ -918,11 +944,15 @@ class EveryOrder(RuleBasedStateMachine):
         upstream = data.draw(st.sampled_from(self.stage.cluster.made))
         upstream.leg.codec.full = full
         upstream.leg.produce()
+        if not full:
+            assert all(one.owed_request == 0 for one in upstream.exchanges.values())
 
     @rule(full=st.booleans())
     def client_congestion(self, full: bool) -> None:
         self.stage.codec.full = full
         self.stage.downstream.leg.produce()
+        if not full:
+            assert all(one.owed_response == 0 for one in self.running())
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
@@ -956,19 +986,27 @@ class EveryOrder(RuleBasedStateMachine):
             stage.codec.gone(stream)
         stage.downstream.lost("the end")
         assert len(stage.outcomes()) == getattr(self, "asked", 0)
-        assert stage.pending() == 0 and len(stage.deadlines) == 0
-        assert not any(endpoint.queue for endpoint in stage.endpoints) and not stage.cluster.waiting
+        assert stage.pending() == 0
+        assert len(stage.deadlines) == 0
+        assert not any(endpoint.queue for endpoint in stage.endpoints)
+        assert not stage.cluster.waiting
         for stream, taken in self.request_bytes.items():
             assert stage.codec.acknowledged[stream] == taken
         for (upstream, stream), taken in self.response_bytes.items():
             assert upstream.leg.codec.acknowledged[stream] == taken
         for exchange in self.all:
-            assert exchange.state is DONE and exchange.owed_request == exchange.owed_response == 0
-        assert all(not upstream.exchanges for upstream in stage.cluster.made)
+            assert exchange.state is DONE
+            assert exchange.owed_request == exchange.owed_response == 0
+        for upstream in stage.cluster.made:
+            assert not upstream.exchanges
+            codec = upstream.leg.codec
+            for stream in codec.heads - codec.closed:  # neither side ended it early: so both have come to their end
+                assert stream in codec.final
+                assert (upstream, stream) in self.answered
 
 
 EveryOrder.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=250, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

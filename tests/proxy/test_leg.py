@@ -161,7 +161,8 @@ def test_a_lost_leg_tells_its_owner_and_holds_nobody(leg: Leg) -> None:
     leg.held.append(waiting)
     leg.lost("reset")
     assert leg.owner.reasons == ["reset"]
-    assert waiting.released == 1 and leg.held == []
+    assert waiting.released == 1
+    assert leg.held == []
 
 
 @pytest.mark.parametrize(

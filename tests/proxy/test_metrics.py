@@ -84,7 +84,13 @@ def test_connections_and_refusals() -> None:
     counted.end(100, 200)
     reports.refuse("bad_head", "inbound")
     found = scrape(reports)
-    names = ("tcp_open_total", "tcp_close_total", "tcp_open_connections", "tcp_read_bytes_total", "tcp_write_bytes_total")
+    names = (
+        "tcp_open_total",
+        "tcp_close_total",
+        "tcp_open_connections",
+        "tcp_read_bytes_total",
+        "tcp_write_bytes_total",
+    )
     assert [found[name][0].value for name in names] == [2, 1, 1, 100, 200]
     assert found["conduit_refused_total"][0].labels == {"reason": "bad_head", "where": "inbound"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 
@@ -189,9 +190,10 @@ async def test_a_paused_channel_reads_nothing_and_then_everything(pair: Pair, un
     pair.handler.wants_read = False
     pair.channel.watch_reads()
     sent = 0
-    with pytest.raises(BlockingIOError):
-        while True:
+    with contextlib.suppress(BlockingIOError):
+        while sent < 1 << 30:
             sent += pair.peer.send(b"y" * 65536)
+    assert sent < 1 << 30
     await trio.testing.wait_all_tasks_blocked()
     assert pair.handler.got == b""
     pair.handler.wants_read = True
@@ -206,7 +208,8 @@ async def test_a_hang_up_while_paused_loses_nothing_and_does_not_spin(pair: Pair
     pair.peer.send(b"the last words")
     pair.peer.close()
     await until(lambda: pair.channel.reactor.poller.poll(0) == [])
-    assert pair.handler.reasons == [] and not pair.channel.ended.is_set()
+    assert pair.handler.reasons == []
+    assert not pair.channel.ended.is_set()
     pair.handler.wants_read = True
     pair.channel.watch_reads()
     await until(lambda: pair.handler.eofs)
@@ -221,7 +224,8 @@ async def test_a_hang_up_while_paused_with_a_backlog_ends_it(pair: Pair) -> None
     pair.peer.close()
     with trio.fail_after(5):
         await pair.channel.ended.wait()
-    assert len(pair.handler.reasons) == 1 and pair.handler.reasons[0]
+    assert len(pair.handler.reasons) == 1
+    assert pair.handler.reasons[0]
 
 
 async def test_a_reset_is_told_with_its_cause(reactor: Reactor, until) -> None:
@@ -237,7 +241,8 @@ async def test_a_reset_is_told_with_its_cause(reactor: Reactor, until) -> None:
     peer.close()
     with trio.fail_after(5):
         await channel.ended.wait()
-    assert len(handler.reasons) == 1 and "reset" in handler.reasons[0]
+    assert len(handler.reasons) == 1
+    assert "reset" in handler.reasons[0]
     ours.close()
 
 

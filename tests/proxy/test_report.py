@@ -34,7 +34,8 @@ def test_deltas_add_up_to_the_cumulative_values(steps: list) -> None:
     def drain() -> None:
         series, _ = reports.drain()
         for delta in series:
-            assert delta.requests > 0 and sum(delta.buckets.values()) == delta.requests
+            assert delta.requests > 0
+            assert sum(delta.buckets.values()) == delta.requests
             told_requests[delta.key] += delta.requests
             told_duration[delta.key] += delta.duration_ms
             for index, count in delta.buckets.items():

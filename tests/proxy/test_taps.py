@@ -100,7 +100,8 @@ def test_sessions_start_stop_and_are_replaced() -> None:
     taps.stop(99)
     assert [one.id for one in taps.watchers("votes", HEAD)] == [1]
     taps.stop_all()
-    assert taps.active == [] and taps.watchers("votes", HEAD) == []
+    assert taps.active == []
+    assert taps.watchers("votes", HEAD) == []
 
 
 def test_a_stopped_session_still_takes_what_is_under_way() -> None:

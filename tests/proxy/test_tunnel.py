@@ -176,7 +176,8 @@ async def test_a_reset_takes_the_other_side_with_it(tunnel: Tunnel, side: str) -
     victim.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     victim.close()
     await tunnel.ended()
-    assert tunnel.pipe.reason and tunnel.other_pipe.reason
+    assert tunnel.pipe.reason
+    assert tunnel.other_pipe.reason
 
 
 async def test_a_reset_while_the_other_side_is_stuck_ends_both(tunnel: Tunnel) -> None:

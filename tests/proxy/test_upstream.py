@@ -77,7 +77,7 @@ def http1_server(*, close: bool = False, body: bytes = b"ok", seen: list | None 
 
 
 def http2_server(seen: list, gate: trio.Event | None = None, goaway: trio.Event | None = None, streams: int = 256):
-    """A handler that answers over HTTP/2, each request when `gate` is open; on `goaway` the first connection announces its end."""
+    """A handler that answers over HTTP/2, each request when `gate` opens; on `goaway` the first connection says so."""
     numbers = iter(range(1, 10_000))
 
     async def handle(stream: trio.SocketStream) -> None:
@@ -139,10 +139,13 @@ async def test_an_http1_connection_is_dialled_once_and_reused(proxy_parts, serve
     for _ in range(3):
         asking = Asking(parts, cluster)
         await until(lambda asking=asking: asking.over)
-        assert asking.status == 200 and asking.answer.endswith(b"ok")
+        assert asking.status == 200
+        assert asking.answer.endswith(b"ok")
     assert seen == [1, 1, 1]
     (endpoint,) = cluster.endpoints
-    assert pending(cluster) == 0 and len(endpoint.connections) == 1 and not endpoint.queue
+    assert pending(cluster) == 0
+    assert len(endpoint.connections) == 1
+    assert not endpoint.queue
     assert endpoint.load.ewma > 0
 
 
@@ -154,10 +157,12 @@ async def test_requests_at_once_get_an_http1_connection_each(proxy_parts, serve,
     cluster = parts.service("votes", await serve(http1_server(seen=seen, gate=gate)))
     all_of = [Asking(parts, cluster) for _ in range(5)]
     await until(lambda: len(seen) == 5)
-    assert sorted(seen) == [1, 2, 3, 4, 5] and pending(cluster) == 5
+    assert sorted(seen) == [1, 2, 3, 4, 5]
+    assert pending(cluster) == 5
     gate.set()
     await until(lambda: all(one.over for one in all_of))
-    assert {one.status for one in all_of} == {200} and pending(cluster) == 0
+    assert {one.status for one in all_of} == {200}
+    assert pending(cluster) == 0
 
 
 @pytest.mark.parametrize("close", [False, True])
@@ -184,7 +189,8 @@ async def test_http2_requests_share_a_connection(proxy_parts, serve, until) -> N
     assert set(seen) == {1}
     gate.set()
     await until(lambda: all(one.over for one in all_of))
-    assert {one.status for one in all_of} == {200} and pending(cluster) == 0
+    assert {one.status for one in all_of} == {200}
+    assert pending(cluster) == 0
 
 
 async def test_a_second_http2_connection_comes_when_streams_are_used_up(proxy_parts, serve, until) -> None:
@@ -200,7 +206,8 @@ async def test_a_second_http2_connection_comes_when_streams_are_used_up(proxy_pa
     gate.set()
     await until(lambda: all(one.over for one in [first, *rest]))
     assert {one.status for one in [first, *rest]} == {200}
-    assert 2 <= max(seen) <= 3 and pending(cluster) == 0
+    assert 2 <= max(seen) <= 3
+    assert pending(cluster) == 0
 
 
 async def test_an_endpoint_that_closes_is_dialled_anew(proxy_parts, serve, until) -> None:
@@ -226,7 +233,9 @@ async def test_an_idle_connection_is_closed(proxy_parts, serve, until) -> None:
     await until(lambda: not cluster.endpoints[0].connections)
     (counted,) = [one for one in parts.reports.all_connections() if one.service == "votes"]
     await until(lambda: counted.open == 0)
-    assert counted.opened == 1 and counted.read_bytes > 0 and counted.write_bytes > 0
+    assert counted.opened == 1
+    assert counted.read_bytes > 0
+    assert counted.write_bytes > 0
 
 
 async def test_a_client_that_leaves_closes_its_http1_connection(proxy_parts, serve, until) -> None:
@@ -256,7 +265,8 @@ async def test_a_client_that_leaves_while_queued_leaves_no_trace(proxy_parts, un
     asking = Asking(parts, cluster)
     assert pending(cluster) == 1
     asking.leave()
-    assert pending(cluster) == 0 and not cluster.endpoints[0].queue
+    assert pending(cluster) == 0
+    assert not cluster.endpoints[0].queue
 
 
 # --- failures ---------------------------------------------------------------------------
@@ -289,7 +299,8 @@ async def test_when_all_refuse_the_client_is_told_which_and_why(proxy_parts, ref
     assert asking.status == 503
     assert b"conduit-error: connect_failed" in asking.answer
     assert asking.answer.endswith(b"service votes, endpoint %b: Connection refused\n" % refusing.encode())
-    assert pending(cluster) == 0 and not cluster.endpoints[0].queue
+    assert pending(cluster) == 0
+    assert not cluster.endpoints[0].queue
     assert parts.reports.refusals[("connect_failed", "votes")] == 1
     assert cluster.endpoints[0].dialling == 0
 
@@ -324,7 +335,8 @@ async def test_a_refused_connect_does_not_spin_while_others_serve(proxy_parts, r
     assert parts.reports.refusals[("connect_failed", "votes")] <= 8
     gate.set()
     await until(lambda: first.over)
-    assert first.status == 200 and pending(cluster) == 0
+    assert first.status == 200
+    assert pending(cluster) == 0
 
 
 async def test_garbage_is_502_and_counted(proxy_parts, serve, until) -> None:
@@ -339,10 +351,12 @@ async def test_garbage_is_502_and_counted(proxy_parts, serve, until) -> None:
     cluster = parts.service("votes", await serve(garbage))
     asking = Asking(parts, cluster)
     await until(lambda: asking.over)
-    assert asking.status == 502 and b"conduit-error: upstream_" in asking.answer
+    assert asking.status == 502
+    assert b"conduit-error: upstream_" in asking.answer
     assert cluster.endpoints[0].address.encode() in asking.answer
     assert b"smtp" not in asking.answer
-    assert pending(cluster) == 0 and any(where == "votes" for _, where in parts.reports.refusals)
+    assert pending(cluster) == 0
+    assert any(where == "votes" for _, where in parts.reports.refusals)
     await until(lambda: not cluster.endpoints[0].connections)
 
 
@@ -375,7 +389,9 @@ async def test_requests_wait_for_endpoints_and_go_on_when_they_come(proxy_parts,
     cluster.update(Service("votes", (EndpointSpec(await serve(http1_server())),)))
     parts.reactor.settle()
     await until(lambda: all(one.over for one in all_of))
-    assert {one.status for one in all_of} == {200} and not cluster.waiting and pending(cluster) == 0
+    assert {one.status for one in all_of} == {200}
+    assert not cluster.waiting
+    assert pending(cluster) == 0
 
 
 async def test_waiting_is_bounded_in_number_and_time(proxy_parts, until) -> None:
@@ -383,8 +399,10 @@ async def test_waiting_is_bounded_in_number_and_time(proxy_parts, until) -> None
     parts = await proxy_parts(pending_requests=2, pending_timeout=0.05)
     cluster = parts.service("votes")
     first, second, third = (Asking(parts, cluster) for _ in range(3))
-    assert third.over and b"conduit-error: overloaded" in third.answer
-    assert not first.over and not second.over
+    assert third.over
+    assert b"conduit-error: overloaded" in third.answer
+    assert not first.over
+    assert not second.over
     await until(lambda: first.over and second.over)
     assert b"conduit-error: no_endpoints" in first.answer
     assert not cluster.waiting
@@ -399,7 +417,8 @@ async def test_an_update_keeps_what_is_the_same(proxy_parts, serve, until) -> No
     await until(lambda: asking.over)
     (before,) = cluster.endpoints
     cluster.update(Service("votes", (EndpointSpec("127.0.0.1:1"), EndpointSpec(address))))
-    assert before in cluster.endpoints and len(before.connections) == 1
+    assert before in cluster.endpoints
+    assert len(before.connections) == 1
 
 
 @pytest.mark.parametrize("protocol", [Protocol.HTTP1, Protocol.HTTP2])
@@ -418,7 +437,8 @@ async def test_a_retired_endpoint_finishes_its_requests_and_ends(proxy_parts, se
     assert not asking.over
     gate.set()
     await until(lambda: asking.over)
-    assert asking.status == 200 and endpoint.load.pending == 0
+    assert asking.status == 200
+    assert endpoint.load.pending == 0
     await until(lambda: not endpoint.connections and not cluster.nursery.child_tasks)
 
 
@@ -454,7 +474,8 @@ async def test_after_goaway_the_queue_gets_another_connection(proxy_parts, serve
     assert seen == [1, 2]
     gate.set()
     await until(lambda: first.over and second.over)
-    assert (first.status, second.status) == (200, 200) and pending(cluster) == 0
+    assert (first.status, second.status) == (200, 200)
+    assert pending(cluster) == 0
 
 
 async def test_a_retired_endpoints_queue_goes_to_the_others(proxy_parts, serve, until) -> None:
@@ -467,7 +488,10 @@ async def test_a_retired_endpoints_queue_goes_to_the_others(proxy_parts, serve, 
     cluster.update(Service("votes", (EndpointSpec(await serve(http1_server())),)))
     parts.reactor.settle()
     await until(lambda: asking.over)
-    assert asking.status == 200 and old.load.pending == 0 and not old.queue and pending(cluster) == 0
+    assert asking.status == 200
+    assert old.load.pending == 0
+    assert not old.queue
+    assert pending(cluster) == 0
 
 
 async def test_retiring_a_cluster_ends_its_tasks(proxy_parts, serve, until) -> None:

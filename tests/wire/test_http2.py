@@ -229,7 +229,7 @@ def test_connect_tunnel_ends_each_direction_separately(pair):
 
 
 def test_early_response_stops_the_request(pair):
-    """A response that ends first is followed by RST_STREAM(NO_ERROR), which is no failure to the client."""
+    """A request whose response has ended first may end by itself, unheard: no reset comes right behind the answer."""
     stream = pair.ask(POST, end=False)
     pair.server.send_response(stream, OK, False)
     pair.server.send_data(stream, b"enough", True)
@@ -242,7 +242,7 @@ def test_early_response_stops_the_request(pair):
 
 
 def test_early_response_larger_than_the_window_arrives_whole(pair):
-    """The reset waits until the whole response has left."""
+    """A client that goes on and on is reset with NO_ERROR after a while, when the whole response has left."""
     stream = pair.ask(POST, end=False)
     body = bytes(200_000)
     pair.server.send_response(stream, OK, False)
@@ -258,6 +258,22 @@ def test_early_response_larger_than_the_window_arrives_whole(pair):
                 pair.client.acknowledge(stream, len(event.data))
     assert got == len(body)
     pair.pump()
+    assert pair.server.active == 1
+    for second in (1.0, 2.0):
+        pair.server.tick(second)
+    pair.pump()
+    assert (pair.client.active, pair.server.active) == (0, 0)
+
+
+def test_early_response_ends_a_request_that_is_too_long(pair):
+    """More than a window of body behind the answer is reset without waiting."""
+    stream = pair.ask(POST, end=False)
+    pair.server.send_response(stream, OK, False)
+    pair.server.send_data(stream, b"enough", True)
+    pair.pump()
+    for _ in range(5):
+        pair.client.send_data(stream, bytes(30_000), False)
+        assert pair.pump()[1] == []
     assert (pair.client.active, pair.server.active) == (0, 0)
 
 
