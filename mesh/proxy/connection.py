@@ -101,7 +101,7 @@ class Connection:
     async def _secure(self, context: ssl.SSLContext) -> bytes:
         """TLS, where the first bytes say so; plain text where the listener permits. Returns plain bytes read so far.
 
-        A refusal is counted and raised as TlsError."""
+        A refusal is counted and raised as Ended."""
         reports = self._how.shared.reports
         try:
             with trio.fail_after(self._limits.handshake_timeout):
@@ -123,6 +123,9 @@ class Connection:
         except trio.TooSlowError:
             reports.refuse("tls_timeout", self.listener.direction)
             raise Ended from None
+        except OSError as exc:
+            reports.refuse("tls_reset", self.listener.direction)
+            raise Ended from exc
         self._tls = tls
         return tls.receive(b"")
 
@@ -162,7 +165,11 @@ class Connection:
             except ConnectFailed:
                 return  # it will be dialled again, and the failure told, when the client wants something
             try:
-                first = await _read(sock, tls)
+                first = (tls.receive(b"") if tls is not None else b"") or await _read(sock, tls)
+            except TlsError:
+                sock.close()
+                endpoint.load.pending -= 1
+                return
             except BaseException:
                 sock.close()
                 endpoint.load.pending -= 1
@@ -174,13 +181,17 @@ class Connection:
             early = Early(endpoint, sock, tls, first)
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(application_speaks, name="early dial")
-            chunk = await self._read()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(application_speaks, name="early dial")
+                chunk = await self._read()
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if early is not None:
+                early.drop()
+            raise
         if early is not None and chunk is not None:  # both spoke at once
-            early.sock.close()
-            early.endpoint.load.pending -= 1
+            early.drop()
             early = None
         return chunk or b"", early
 
@@ -268,7 +279,8 @@ class Connection:
         ours, theirs = Channel(how.reactor, self.sock, self._tls), Channel(how.reactor, sock, tls)
         with sock:
             try:
-                pipe, _ = join(ours, theirs, data, early.first if early else b"")
+                said = early.first if early is not None else tls.receive(b"") if tls is not None else b""
+                pipe, _ = join(ours, theirs, data, said)
                 if early is not None and not early.first:
                     theirs.handler.received(b"")
                 idle = self._limits.idle_tcp
@@ -310,6 +322,7 @@ class Connection:
                     )
                 except ConnectFailed as exc:
                     endpoint.load.pending -= 1
+                    endpoint.mark_down(exc, clock())
                     tried.append(endpoint)
                     failure = exc
                 except BaseException:
@@ -353,6 +366,11 @@ class Early(NamedTuple):
     sock: socket.socket
     tls: Tls | None
     first: bytes
+
+    def drop(self) -> None:
+        """It is not needed after all."""
+        self.sock.close()
+        self.endpoint.load.pending -= 1
 
 
 class Ended(Exception):

@@ -160,10 +160,11 @@ class Channel:
     def _received_tls(self, data: bytes) -> None:
         tls = self.tls
         assert tls is not None
-        if not data:
-            self._eof()
-            return
         try:
+            if not data:
+                tls.receive_eof()  # refuses an end that was not announced: it may have been made by somebody between us
+                self._eof()
+                return
             plain = tls.receive(data)
         except TlsError as exc:
             self.end(str(exc))
@@ -222,9 +223,13 @@ class Channel:
             return
         self.write_bytes += len(data)
         if self.tls is not None:
-            if data:
-                self.tls.send(data)
-            data = self.tls.take()
+            try:
+                if data:
+                    self.tls.send(data)
+                data = self.tls.take()
+            except TlsError as exc:
+                self.end(str(exc))
+                return
             if not data:
                 return
         if self.backlog:

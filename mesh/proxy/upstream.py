@@ -58,7 +58,7 @@ class Shared(NamedTuple):
     http2: Callable[[Role, Limits], Codec]
     log: Callable[[str, str, str], None]
     own: Collection[str] = ()
-    """Names (`dial.listener_name`) of this proxy's outbound listeners, which no outbound connection may lead back to."""
+    """Names (`dial.listener_name`) of our outbound listeners, which no outbound connection may lead back to."""
 
 
 class Upstream:
@@ -220,9 +220,13 @@ class Endpoint(Loaded):
         if upstream is not None:
             exchange.send(upstream, now)
             return
+        exchange.endpoint = self
+        if len(self.queue) >= self.cluster.shared.limits.pending_requests:
+            self.load.pending -= 1
+            exchange.fail(Reason.OVERLOADED, f"{len(self.queue)} requests wait for a connection already", now)
+            return
         self.queue[exchange] = None
         exchange.queue = self.queue
-        exchange.endpoint = self
         self._dial_if_needed(exchange)
 
     def _available(self, exchange: Exchange) -> Upstream | None:
@@ -351,7 +355,7 @@ class Endpoint(Loaded):
                 if http2:
                     self.http2.append(upstream)
                 try:
-                    channel.attach(upstream.leg)
+                    channel.attach(upstream.leg, tls.receive(b"") if tls is not None else b"")
                     if http2:
                         self.pump(clock())
                         if self.retired and not upstream.exchanges:
@@ -372,12 +376,16 @@ class Endpoint(Loaded):
                 self.dialling -= 1
             self.wake.set()
 
-    def _connect_failed(self, failure: ConnectFailed, now: float) -> None:
+    def mark_down(self, failure: ConnectFailed, now: float) -> None:
+        """It could not be reached: counted, and left alone for a while, longer each time."""
         self.last_cause = str(failure)
         self.down_for = min(max(DOWN_SECONDS, self.down_for * 2), DOWN_MOST)
         self.down_until = now + self.down_for
         self.cluster.shared.reports.refuse(failure.kind.value, self.cluster.name)
         self.cluster.refresh(now)
+
+    def _connect_failed(self, failure: ConnectFailed, now: float) -> None:
+        self.mark_down(failure, now)
         waiting = list(self.queue)
         if self.connections or self.dialling > 1:
             # Those may still serve the queue; the one that this dial was for may go elsewhere. No dial follows this one

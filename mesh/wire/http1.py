@@ -173,8 +173,11 @@ class Http1:
                 if self._server:
                     break
                 self._broken(events, "unexpected_bytes", "the upstream sent something that no request had asked for")
-            elif reading == DRAIN:
-                position = self._drain(source, position)
+            elif reading == DRAIN:  # what is left of a request that has been answered: the connection ends with it
+                self._remaining -= size - position
+                position = size
+                if self._remaining <= 0:
+                    self._end()
             else:
                 position = size
         if self._reading == DEAD:
@@ -307,13 +310,6 @@ class Http1:
             self._refuse(events, bad)
             return
         self._scanned = max(0, size - 3)
-
-    def _drain(self, source: bytes | bytearray, position: int) -> int:
-        """Drop what is left of a request that has been answered: the connection ends with it."""
-        self._remaining -= len(source) - position
-        if self._remaining <= 0:
-            self._end()
-        return len(source)
 
     def receive_eof(self) -> list[Event]:
         events = self._due

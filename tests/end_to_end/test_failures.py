@@ -1,6 +1,7 @@
 """Applications that fail, each in its own way: the client gets one error that names service, endpoint and cause."""
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -223,9 +224,8 @@ def test_an_endpoint_that_dies_among_two(
     doomed = proxy({}, inbound=[{"forward": f"127.0.0.1:{port}"}])  # one more hop, which can be killed
     sidecar = proxy({"web": service(doomed.inbound[0], port)})
     url = sidecar.url("web", "/small")
-    with ExitStack() as stack:
-        argv = command(url, version, requests=40_000, clients=8, streams=4 if version == "http2" else 1)
-        load = stack.enter_context(_running(argv))
+    argv = command(url, version, requests=40_000, clients=8, streams=4 if version == "http2" else 1)
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as load:
         wait_until(lambda: doomed.total("request_total") > 500, "the load is on")
         doomed.handle.kill()
         output, _ = load.communicate(timeout=60)
@@ -236,12 +236,6 @@ def test_an_endpoint_that_dies_among_two(
     assert counts.total - counts.good <= most, output
     again = curl(url, VERSIONS[version])
     assert again.status == 200
-
-
-def _running(argv: list[str]):  # type: ignore[no-untyped-def]
-    import subprocess
-
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
 def test_it_comes_back(proxy: Starter, free_port: Callable[[], int]) -> None:

@@ -50,7 +50,8 @@ OPENINGS = {
 @pytest.mark.parametrize("opening", OPENINGS)
 def test_idle_connections_are_small(proxy: Starter, nginx: Nginx, opening: str) -> None:
     """Connections that have asked something, or never said a word, take under 30 KB of the proxy's memory each."""
-    sidecar = proxy({"web": service(nginx.http1, protocol="http1")})
+    limits = {"connections": IDLE_CONNECTIONS + 2 * WARM_UP, "detect_timeout": 60.0}
+    sidecar = proxy({"web": service(nginx.http1, protocol="http1")}, limits=limits)
     words, ending = OPENINGS[opening]
     with ExitStack() as stack:
 

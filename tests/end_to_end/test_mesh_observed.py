@@ -118,7 +118,6 @@ def run_plan(mesh: Mesh, name: str, service: str, plan: object) -> Counter[tuple
 def test_stat_tap_and_metrics_agree_with_what_was_sent(mesh: Mesh) -> None:
     """Of a client that `conduit run` started: each request once, with its method, path and status, everywhere."""
     to_counted = ("--to", "counted", "--max-rps", EVERYTHING)
-    below = ("--path", "/things/")
     tap = Tap(mesh, "counted", COUNTED_REPLICAS, *to_counted, "-o", "json")
     posts = Tap(mesh, "counted", COUNTED_REPLICAS, *to_counted, "-o", "json", "--method", "post", post=True)
     things = Tap(

@@ -119,7 +119,7 @@ def test_an_instant_later_nothing_has_faded() -> None:
 
 
 def test_one_slow_answer_does_not_starve_an_endpoint() -> None:
-    """One request at a time all go to the fast one of two, until what is known of the other is old; then it is tried."""
+    """Single requests all go to the fast one of two until what is known of the other is old; then it is tried."""
     slow, fast = One("slow"), One("fast")
     slow.load.observe(0.1, 0.0)
     balancer, now = Balancer([slow, fast], Random(7).random), 0.0
