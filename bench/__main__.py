@@ -5,6 +5,7 @@ Exit codes: 0 every run was good (whatever the verdicts), 1 a run failed or the 
 set up, 2 usage, 130 interrupted.
 """
 
+import json
 import os
 import platform
 import shlex
@@ -77,8 +78,16 @@ def described(peers: list[str], conduit_command: str | None) -> dict[str, str]:
             about[peer] = f"replaced by `{conduit_command}`"
         else:
             about[peer] = version([executable(peer), flags[peer]])
+            if peer == "conduit":
+                about[peer] += " (compiled)" if is_compiled() else " (interpreted: run `make compiled`)"
     about["nginx"] = version([executable("nginx"), "-v"])
     return about
+
+
+def is_compiled() -> bool:
+    """Whether the conduit that is measured runs its hot modules compiled (docs/adr/0004)."""
+    done = subprocess.run([executable("conduit"), "version", "-o", "json"], capture_output=True, text=True, check=True)
+    return bool(json.loads(done.stdout)["compiled"])
 
 
 def end_like_interrupt(signum: int, frame: FrameType | None) -> None:

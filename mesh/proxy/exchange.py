@@ -60,6 +60,8 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
 REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 """Methods that are idempotent (RFC 9110 section 9.2.2)."""
 
+NEVER_ARRIVED = frozenset({b"connect_failed", b"no_endpoints", b"overloaded"})
+"""`conduit-error` of the proxy beside the application, when the application has certainly not seen the request."""
 UNPROCESSED_ATTEMPTS = 16
 """Connections that may refuse one request unseen. An endpoint that ends each connection after so many streams refuses
 all that were sent beyond them, and may do so again and again while a crowd of requests moves from one connection to the
@@ -248,6 +250,10 @@ class Exchange:
 
     def response(self, head: Head, end: bool, now: float) -> None:
         """RESPONSE: the final head."""
+        if (head.status == 503 or (self.is_grpc and end)) and head.get(b"conduit-error") in NEVER_ARRIVED:
+            others = len(self.cluster.endpoints) - 1
+            if self._send_again(min(self.downstream.limits.connect_attempts - 1, others), True, now):
+                return
         self.state = TRANSITIONS[self.state][RESPONSE]
         self.touched_at = self.answered_at = now
         status = self.status = head.status
@@ -331,18 +337,9 @@ class Exchange:
         upstream = self.upstream
         assert upstream is not None
         reused = upstream.served > 0 and self.head.method in REPEATABLE
-        if self.state is SENT and (unprocessed or reused) and self.body is not None:
-            tried = self.tried = self.tried or []
-            if len(tried) < (UNPROCESSED_ATTEMPTS if unprocessed else self.downstream.limits.connect_attempts):
-                tried.append(upstream.endpoint)
-                self._move(RETRY)
-                self._leave_upstream(now)
-                self.cluster.assign(self, now)
-                if self.state is QUEUED:
-                    self.slot.discard(self)
-                    self.queued_at = now
-                    self.arm(now)
-                return
+        attempts = UNPROCESSED_ATTEMPTS if unprocessed else self.downstream.limits.connect_attempts if reused else 0
+        if self._send_again(attempts, False, now):
+            return
         if self.state is ANSWERING:
             self.downstream.leg.codec.reset(self.stream, code or CANCEL)
             self.downstream.leg.channel.mark()
@@ -352,6 +349,28 @@ class Exchange:
             return
         self._leave_upstream(now)
         self.fail(Reason.UPSTREAM_RESET, reason, now)
+
+    def _send_again(self, attempts: int, answered: bool, now: float) -> bool:
+        """RETRY: give the request to another endpoint, if nothing was told to the client, all that was sent can be sent
+        again, and it has not been tried `attempts` times elsewhere. Returns whether it was.
+
+        `answered`: the upstream has answered, and that answer is dropped."""
+        tried = self.tried = self.tried or []
+        if self.state is not SENT or self.body is None or len(tried) >= attempts:
+            return False
+        upstream = self.upstream
+        assert upstream is not None
+        tried.append(upstream.endpoint)
+        self._move(RETRY)
+        if answered:
+            self._reset_upstream()
+        self._leave_upstream(now)
+        self.cluster.assign(self, now)
+        if self.state is QUEUED:
+            self.slot.discard(self)
+            self.queued_at = now
+            self.arm(now)
+        return True
 
     def upstream_refused(self, cause: str, now: float) -> None:
         """What the upstream sent cannot be passed on."""

@@ -64,6 +64,19 @@ def http2() -> Iterator[Http2Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def sidecar(shared_proxy: Starter, nginx: Nginx, http1: Http1Server, http2: Http2Server) -> Sidecar:
+    """A proxy before nginx and before the two that digest uploads, each in its protocol."""
+    ports = {"nginx": (nginx.http1, nginx.http2), "peer": (http1.tcp.port, http2.tcp.port)}
+    return shared_proxy(
+        {
+            f"{name}-{protocol}": service(port, protocol=protocol)
+            for name, pair in ports.items()
+            for protocol, port in zip(VERSIONS, pair, strict=True)
+        }
+    )
+
+
 class Memory:
     """What a proxy's memory grows by, at its peak, in the block that this is entered for."""
 
@@ -89,16 +102,13 @@ def start_curl(version: str, *options: str | Path, **pipes: int) -> subprocess.P
 
 @pytest.mark.parametrize("upstream", ["http1", "http2"])
 @pytest.mark.parametrize("client", VERSIONS)
-def test_down_to_a_slow_reader(
-    proxy: Starter, nginx: Nginx, big: Path, digest: str, client: str, upstream: str
-) -> None:
+def test_down_to_a_slow_reader(sidecar: Sidecar, big: Path, digest: str, client: str, upstream: str) -> None:
     """The client reads nothing until all that waits for it stands still, and then everything."""
-    sidecar = proxy({"web": service(getattr(nginx, upstream), protocol=upstream)})
-    url = sidecar.url("web", "/big")
-    with start_curl(client, sidecar.url("web", "/small"), stdout=subprocess.PIPE) as warm:
+    name = f"nginx-{upstream}"
+    with start_curl(client, sidecar.url(name, "/small"), stdout=subprocess.PIPE) as warm:
         warm.communicate(timeout=SECONDS)
     whole = hashlib.sha256()
-    with Memory(sidecar), start_curl(client, url, stdout=subprocess.PIPE) as reader:
+    with Memory(sidecar), start_curl(client, sidecar.url(name, "/big"), stdout=subprocess.PIPE) as reader:
         assert reader.stdout is not None
         whole.update(reader.stdout.read(1000))  # curl stops reading when its pipe is full
         sidecar.wait_until_quiet()
@@ -111,7 +121,7 @@ def test_down_to_a_slow_reader(
 @pytest.mark.parametrize("upstream", ["http1", "http2"])
 @pytest.mark.parametrize("client", VERSIONS)
 def test_up_to_a_slow_reader(
-    proxy: Starter,
+    sidecar: Sidecar,
     http1: Http1Server,
     http2: Http2Server,
     big: Path,
@@ -121,13 +131,13 @@ def test_up_to_a_slow_reader(
 ) -> None:
     """The application reads nothing until all that waits for it stands still, and then everything."""
     server = http1 if upstream == "http1" else http2
-    sidecar = proxy({"web": service(server.tcp.port, protocol=upstream)})
-    with start_curl(client, sidecar.url("web", "/ok"), stdout=subprocess.PIPE) as warm:
+    name = f"peer-{upstream}"
+    with start_curl(client, sidecar.url(name, "/ok"), stdout=subprocess.PIPE) as warm:
         warm.communicate(timeout=SECONDS)
     while not server.events.empty():
         server.events.get()
     options = ("-X", "POST", "-H", "Expect:", "-T", big)
-    with Memory(sidecar), start_curl(client, *options, sidecar.url("web", "/upload"), stdout=subprocess.PIPE) as writer:
+    with Memory(sidecar), start_curl(client, *options, sidecar.url(name, "/upload"), stdout=subprocess.PIPE) as writer:
         server.events.get(timeout=SECONDS)
         server.gate.clear()
         try:
@@ -140,15 +150,14 @@ def test_up_to_a_slow_reader(
 
 @pytest.mark.parametrize("upstream", ["http1", "http2"])
 @pytest.mark.parametrize("client", VERSIONS)
-def test_nginx_keeps_an_upload(
-    proxy: Starter, nginx: Nginx, big: Path, digest: str, client: str, upstream: str
-) -> None:
+def test_nginx_keeps_an_upload(sidecar: Sidecar, nginx: Nginx, client: str, upstream: str) -> None:
     """What is uploaded without a known length is what nginx then has on its disk."""
-    sidecar = proxy({"web": service(getattr(nginx, upstream), protocol=upstream)})
     kept = nginx.files / "put" / f"{client}-{upstream}"
     with (
         Memory(sidecar),
-        start_curl(client, "-T", "-", sidecar.url("web", f"/put/{kept.name}"), stdin=subprocess.PIPE) as writer,
+        start_curl(
+            client, "-T", "-", sidecar.url(f"nginx-{upstream}", f"/put/{kept.name}"), stdin=subprocess.PIPE
+        ) as writer,
     ):
         assert writer.stdin is not None
         for block in blocks(BODY_BYTES // BLOCK // 4):
@@ -200,15 +209,14 @@ def test_opaque_both_ways(proxy: Starter, digest: str) -> None:
     assert whole.hexdigest() == digest
 
 
-def test_a_slow_reader_does_not_stop_the_others(proxy: Starter, nginx: Nginx, big: Path) -> None:
+def test_a_slow_reader_does_not_stop_the_others(sidecar: Sidecar, big: Path) -> None:
     """While one client of a shared HTTP/2 connection to nginx reads nothing, requests of others are answered."""
-    sidecar = proxy({"web": service(nginx.http2, protocol="http2")})
-    with start_curl("http2", sidecar.url("web", "/big"), stdout=subprocess.PIPE) as slow:
+    with start_curl("http2", sidecar.url("nginx-http2", "/big"), stdout=subprocess.PIPE) as slow:
         assert slow.stdout is not None
         slow.stdout.read(1000)
         sidecar.wait_until_quiet()
         for version in VERSIONS:
-            with start_curl(version, sidecar.url("web", "/small"), stdout=subprocess.PIPE) as quick:
+            with start_curl(version, sidecar.url("nginx-http2", "/small"), stdout=subprocess.PIPE) as quick:
                 assert quick.communicate(timeout=20)[0].startswith(b"conduit")
         slow.kill()
 

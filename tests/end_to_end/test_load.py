@@ -61,15 +61,13 @@ def test_no_request_fails_inbound(sidecar: Sidecar, client: str) -> None:
 
 @pytest.mark.parametrize("upstream", ["http1", "http2"])
 @pytest.mark.parametrize("client", SHAPES)
-def test_no_upload_fails(proxy: Starter, nginx: Nginx, tmp_path: Path, client: str, upstream: str) -> None:
+def test_no_upload_fails(sidecar: Sidecar, tmp_path: Path, client: str, upstream: str) -> None:
     """Posts of 20 kB, which do not fit one frame."""
     (tmp_path / "body").write_bytes(b"x" * 20_000)
-    port = getattr(nginx, upstream)
-    sidecar = proxy({"web": service(port, protocol=upstream)})
     clients, streams = SHAPES[client]
     requests = REQUESTS // 20
     load = h2load(
-        sidecar.url("web", "/small"),
+        sidecar.url(upstream, "/small"),
         client,
         requests=requests,
         clients=clients,

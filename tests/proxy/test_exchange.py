@@ -524,6 +524,39 @@ def test_an_unprocessed_request_is_sent_again_to_another_endpoint(method: bytes)
     assert stage.pending() == 0
 
 
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_request_that_never_reached_its_application_is_sent_to_another_endpoint(method: bytes) -> None:
+    """The proxy beside the dead application says so; the client hears the other endpoint's answer only."""
+    stage = Stage(endpoints=2)
+    other = stage.endpoints[1].dialled()
+    stage.ask(method, end=True)
+    refusal = Head.response(503, [(b"conduit-error", b"connect_failed"), (b"content-length", b"5")])
+    stage.up.handle([Response(1, refusal, False)])
+    assert stage.said() == []
+    assert other.leg.codec.take_commands() == [("request", 1, b"/", True)]
+    other.handle([Response(1, Head.response(200), True)])
+    assert stage.outcomes() == [("completed", 200, "")]
+    assert stage.pending() == 0
+
+
+def test_the_refusal_is_passed_on_where_there_is_no_other_endpoint() -> None:
+    """To ask the same one again would change nothing."""
+    stage = Stage(endpoints=1)
+    stage.ask(b"GET", end=True)
+    stage.up.handle([Response(1, Head.response(503, [(b"conduit-error", b"connect_failed")]), True)])
+    assert stage.outcomes() == [("completed", 503, "")]
+
+
+def test_an_applications_own_503_is_not_sent_again() -> None:
+    """It has seen the request, and may have acted on it."""
+    stage = Stage(endpoints=2)
+    other = stage.endpoints[1].dialled()
+    stage.ask(b"GET", end=True)
+    stage.up.handle([Response(1, Head.response(503), True)])
+    assert other.leg.codec.take_commands() == []
+    assert stage.outcomes() == [("completed", 503, "")]
+
+
 @pytest.mark.parametrize(
     ("method", "served", "again"),
     [(b"GET", True, True), (b"PUT", True, True), (b"POST", True, False), (b"GET", False, False)],
