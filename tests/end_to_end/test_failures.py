@@ -224,7 +224,7 @@ def test_an_endpoint_that_dies_among_two(
     doomed = proxy({}, inbound=[{"forward": f"127.0.0.1:{port}"}])  # one more hop, which can be killed
     sidecar = proxy({"web": service(doomed.inbound[0], port)})
     url = sidecar.url("web", "/small")
-    argv = command(url, version, requests=40_000, clients=8, streams=4 if version == "http2" else 1)
+    argv = command(url, version, requests=20_000, clients=8, streams=4 if version == "http2" else 1)
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as load:
         wait_until(lambda: doomed.total("request_total") > 500, "the load is on")
         doomed.handle.kill()
