@@ -15,7 +15,7 @@ from mesh.proxy.exchange import DONE, Exchange
 from mesh.proxy.leg import Leg
 from mesh.proxy.reactor import Channel
 from mesh.proxy.report import Reports, Scope
-from mesh.proxy.rescue import Reason, response, sentence
+from mesh.proxy.rescue import ANSWERS, Reason, response, sentence
 from mesh.proxy.taps import Taps
 from mesh.proxy.upstream import Cluster
 from mesh.wire.codec import Broken, Codec, Data, Event, GoAway, Refused, Request, Reset, Trailers
@@ -200,7 +200,9 @@ class Downstream:
         self.leg.channel.mark()
         self.reports.refuse(reason.value, self.listener.direction)
         scope = self.reports.scope(self.listener.direction, "(none)", "", self.tls)
-        self.reports.record(scope, self.protocol, head.status, -1, "failed", reason.value, 0.0, self.clock() - now)
+        protocol, grpc_status = ("grpc", ANSWERS[reason].grpc_status) if exchange.is_grpc else (self.protocol, -1)
+        took = self.clock() - now
+        self.reports.record(scope, protocol, head.status, grpc_status, "failed", reason.value, took, took)
 
     def over(self, exchange: Exchange, outcome: str, now: float) -> None:
         """An exchange is done: forget it and record what it was."""

@@ -234,7 +234,11 @@ class Exchange:
             self.queue.pop(self, None)
             self.queue = None
         self.cluster = cluster
+        self.slot.discard(self)
+        self.deadline = self.started_at + cluster.request_timeout if cluster.request_timeout else NEVER
         cluster.assign(self, now)
+        if self.state is not DONE:
+            self.arm(now)
 
     # --- the way back ------------------------------------------------------------------------------------------------
 

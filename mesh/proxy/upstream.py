@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import trio
 
 from mesh.model.config import Endpoint as EndpointSpec
@@ -488,8 +489,10 @@ class Cluster:
 
     def retire(self) -> None:
         """Nobody will ask for it any more."""
-        for endpoint in self.endpoints:
-            endpoint.retire(self.shared.reactor.clock())
+        now = self.shared.reactor.clock()
+        self.update(msgspec.structs.replace(self.spec, endpoints=()))
+        for exchange in list(self.waiting):
+            exchange.fail(Reason.NO_ENDPOINTS, "it is not there any more", now)
         self.over.set()
 
     def refresh(self, now: float) -> None:
