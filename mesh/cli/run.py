@@ -12,7 +12,6 @@ import trio
 
 from mesh.local.join import join
 from mesh.local.log import StreamLog
-from mesh.local.sidecar import mistake
 from mesh.local.signals import until_signalled
 from mesh.model.config import Protocol
 from mesh.model.documents import decode_resource, load_documents
@@ -24,7 +23,7 @@ from mesh.model.resources import API_VERSION, Workload
 @click.argument("name")
 @click.option("--port", help="Where the program listens on 127.0.0.1: a number, or `auto` for a free one in $PORT.")
 @click.option("--service", default="", help="The service it answers for.  [default: NAME]")
-@click.option("--protocol", type=click.Choice([*Protocol]), default=Protocol.DETECT, show_default=True)
+@click.option("--protocol", type=click.Choice([one.value for one in Protocol]), default="detect", show_default=True)
 @click.option("--version", "version", default="", help="A label for telling versions of a service apart.")
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.argument("words", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -57,8 +56,6 @@ def checked(name: str, namespace: str, spec: Mapping[str, object]) -> Workload:
         [document] = load_documents(text, "")
         resource = decode_resource(document)
         assert isinstance(resource, Workload)
-        if wrong := mistake(resource.spec):
-            raise document.error(*wrong)
     except ConfigError as exc:
         raise click.UsageError(f"{exc.field.rpartition('.')[2]}: {exc.reason}") from exc
     return resource

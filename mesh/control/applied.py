@@ -2,6 +2,9 @@
 
 All or nothing: every document is decoded, then every file written under another name, then all are renamed into place.
 What is applied goes before what stands in a watched folder, and can be deleted over the API; the latter cannot.
+
+The file that a resource was applied from is kept with it as an annotation: a Workload's `directory` is relative to that
+file's folder. It is ours alone: what people see has the file in its status, and their own annotation of that name goes.
 """
 
 from __future__ import annotations
@@ -18,14 +21,17 @@ from mesh.control.files import Files
 from mesh.model.api import ResourceStatus
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.errors import ConduitError, ConfigError
-from mesh.model.resources import API_VERSION, Resource
+from mesh.model.resources import API_VERSION, Metadata, Resource, Workload
+
+SOURCE = "conduit.mesh/source"
+"""The annotation: the path of the file that the resource was applied from, as the one who applied it gave it."""
 
 
 class InSource(ConduitError):
-    """The resource stands in a file that a person keeps: `file`."""
+    """The resource stands in a file that a person keeps, or (`of_replica`) that a running replica does: `file`."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, file: str, *, of_replica: bool = False) -> None:
+        self.file, self.of_replica = file, of_replica
         super().__init__(file)
 
 
@@ -37,8 +43,11 @@ class Applied:
         self._files = files
 
     def put(self, text: str, file: str) -> list[ResourceStatus]:
-        """Puts all resources in `text` in force, or raises ConfigError, which names `file`, and changes nothing."""
-        resources = [decode_resource(document) for document in load_documents(text, file)]
+        """Puts all resources in `text` in force, or raises ConfigError, which names `file`, and changes nothing.
+
+        A relative `file` is taken from the folder that we run in.
+        """
+        resources = [without_source(decode_resource(document))[0] for document in load_documents(text, file)]
         if not resources:
             raise ConfigError("holds no resource", file=file)
         statuses: list[ResourceStatus] = []
@@ -48,10 +57,10 @@ class Applied:
             path = self._path(key)
             if path in todo:
                 raise ConfigError(f"{key} stands in this file twice", file=file, field="metadata.name")
-            held = self._cluster.get(key)
-            statuses.append(self._status(key, held, resource, file))
-            if held is None or held.resource != resource:
-                todo[path] = resource
+            status = self._status(key, resource, file)
+            statuses.append(status)
+            if status.result != "unchanged":
+                todo[path] = with_source(resource, file)
         write_all(todo, file)
         self._files.look_at_state()
         return statuses
@@ -63,24 +72,57 @@ class Applied:
             return None
         path = Path(held.file)
         if path.parent != self._files.applied:
-            raise InSource(held.file)
+            raise InSource(held.file, of_replica=path.parent == self._files.endpoints)
         path.unlink(missing_ok=True)
         self._files.look_at_state()
         heir = self._cluster.get(key)
         reason = f"what {heir.file} says is in force again" if heir else ""
-        return ResourceStatus(*key, result="deleted", accepted=True, reason=reason, file=held.file)
+        return ResourceStatus(*key, result="deleted", accepted=True, reason=reason, file=self.shown(held).file)
+
+    def shown(self, held: Held) -> Held:
+        """The resource as it was written, and the file that it was written in, also where it was applied."""
+        if Path(held.file).parent != self._files.applied:
+            return held
+        resource, source = without_source(held.resource)
+        return Held(resource, source or held.file)
 
     def _path(self, key: Key) -> Path:
         # Namespace and name are DNS labels, which decoding has checked: nothing in them can lead out of the folder.
         return self._files.applied / f"{key.kind}.{key.namespace}.{key.name}.yaml"
 
-    def _status(self, key: Key, held: Held | None, resource: Resource, file: str) -> ResourceStatus:
+    def _status(self, key: Key, resource: Resource, file: str) -> ResourceStatus:
+        held = self._cluster.get(key)
         if held is None:
             return ResourceStatus(*key, result="created", file=file)
-        if held.resource == resource:
+        shown = self.shown(held)
+        # The same Workload from a file elsewhere is another one: its directory is relative to that.
+        if shown.resource == resource and (not isinstance(resource, Workload) or folder(shown.file) == folder(file)):
             return ResourceStatus(*key, result="unchanged", file=file)
         over = "" if Path(held.file).parent == self._files.applied else f"in force in place of what {held.file} says"
         return ResourceStatus(*key, result="configured", reason=over, file=file)
+
+
+def folder(file: str) -> Path:
+    """The folder that paths in a file are relative to."""
+    return Path(file).absolute().parent
+
+
+def with_source(resource: Resource, file: str) -> Resource:
+    """The resource as it is kept."""
+    annotations = {**resource.metadata.annotations, SOURCE: file}
+    return msgspec.structs.replace(resource, metadata=annotated(resource.metadata, annotations))
+
+
+def without_source(resource: Resource) -> tuple[Resource, str]:
+    """The resource as it was written, and the file that it was applied from; empty where that is not known."""
+    annotations = dict(resource.metadata.annotations)
+    source = annotations.pop(SOURCE, "")
+    return msgspec.structs.replace(resource, metadata=annotated(resource.metadata, annotations)), source
+
+
+def annotated(metadata: Metadata, annotations: dict[str, str]) -> Metadata:
+    """The metadata with these annotations instead of its own."""
+    return msgspec.structs.replace(metadata, annotations=annotations)
 
 
 def dump(resource: Resource) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import msgspec
 
 from mesh.control.applied import Applied, InSource
@@ -14,7 +16,10 @@ from mesh.model.resources import API_VERSION, KINDS, Metadata
 KIND = Query("kind", "Only of this kind.", choices=("", *KINDS))
 ONE = "/api/v1/resources/{kind}/{namespace}/{name}"
 FILE_HEADER = "x-conduit-file"
+"""The file that the body is from, percent-encoded: named in mistakes, and what relative paths are relative to."""
 DEFAULT_FILE = "(request)"
+MAX_FILE_NAME = 4096
+"""Characters; what Linux takes for a path."""
 
 
 class ResourcesApi:
@@ -57,7 +62,7 @@ class ResourcesApi:
 
     async def get_all(self, request: Request) -> Answer:
         kind = text(request, KIND)
-        views = [view(held) for held in self._cluster.held(kind)]
+        views = [view(self._applied.shown(held)) for held in self._cluster.held(kind)]
         views += [refused(status) for status in self._cluster.refusals() if status.kind in (kind, "") or not kind]
         return answer(views)
 
@@ -65,14 +70,16 @@ class ResourcesApi:
         key = key_in(request)
         held = self._cluster.get(key)
         if held is not None:
-            return answer(view(held))
+            return answer(view(self._applied.shown(held)))
         for status in self._cluster.refusals():
             if Key(status.kind, status.namespace, status.name) == key:
                 return answer(refused(status))
         raise Refusal(404, Problem(f"there is no {key}"))
 
     async def put(self, request: Request) -> Answer:
-        file = request.headers.get(FILE_HEADER, "")[:1024] or DEFAULT_FILE
+        file = unquote(request.headers.get(FILE_HEADER, "")) or DEFAULT_FILE
+        if len(file) > MAX_FILE_NAME or "\0" in file:
+            raise Refusal(422, Problem(f"{FILE_HEADER} is no path: longer than {MAX_FILE_NAME}, or with NUL"))
         try:
             return answer(self._applied.put(request.body.decode(), file))
         except UnicodeDecodeError as exc:
@@ -85,7 +92,9 @@ class ResourcesApi:
         try:
             status = self._applied.delete(key)
         except InSource as exc:
-            reason = f"{key} stands in {exc.file}: take it out there"
+            reason = f"{key} was not applied but stands in this file: take it out there"
+            if exc.of_replica:
+                reason = f"{key} comes and goes with its replica: it is the Workload that can be deleted or changed"
             raise Refusal(409, Problem(reason, file=exc.file)) from exc
         if status is None:
             raise Refusal(404, Problem(f"there is no {key}"))

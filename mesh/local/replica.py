@@ -6,7 +6,8 @@
     resting     nothing                                  the backoff is over -> starting
     stopped     nothing                                  cancelled, or a client that runs once has ended
 
-The endpoint appears last and goes first, so that nobody is sent here who could not be served. Ports are chosen anew for
+The endpoint appears last and goes first, so that nobody is sent here who could not be served. Then the sidecar drains,
+and only then is an application that serves told to go: what it has in hand it finishes. Ports are chosen anew for
 each life: a port that somebody took in the meantime costs one life, and the next one has another.
 """
 
@@ -130,6 +131,8 @@ class Replica:
             self.state = "stopping"
             self._endpoint.unlink(missing_ok=True)
             self.pids = ()
+            if ports.application and application.process.returncode is None:
+                await proxy.stop(SIDECAR_GRACE)  # cannot be cancelled
 
     def _application(self, listeners: trio.Nursery) -> AbstractAsyncContextManager[Child]:
         return children.running(

@@ -11,12 +11,11 @@ import yaml
 from mesh.local.ports import LOOPBACK
 from mesh.model.config import ControlLink, InboundListener, OutboundListener, ProxyConfig
 from mesh.model.limits import Limits
-from mesh.model.resources import API_VERSION, EndpointSpec, Workload, WorkloadSpec
+from mesh.model.resources import API_VERSION, PORT_WORD, EndpointSpec, Workload
 
 DRAIN_SECONDS = 5.0  # on one machine nobody waits for two minutes; what has not ended by then is cut off
 DRAIN_GRACE_SECONDS = 0.1
 NO_PROXY = "localhost,127.0.0.1,::1"
-PORT_WORD = "${PORT}"
 CONDUIT = (sys.executable, "-P", "-m", "mesh.cli")
 """How we start ourselves. -P: a folder called mesh where an application lives is not taken for ours."""
 PRIVATE = ("CONDUIT_TOKEN", "CONDUIT_CONTROL")
@@ -29,15 +28,6 @@ class Ports(msgspec.Struct, frozen=True):
     outbound: int
     inbound: int = 0
     application: int = 0
-
-
-def mistake(spec: WorkloadSpec) -> tuple[str, str] | None:
-    """Field and reason for which a workload, though well-formed, could not run on one machine; None where it can."""
-    if isinstance(spec.port, int) and spec.replicas > 1:
-        return "spec.replicas", f"{spec.replicas} replicas cannot share port {spec.port}: they need `port: auto`"
-    if spec.port is None and any(PORT_WORD in word for word in spec.command):
-        return "spec.command", f"{PORT_WORD} stands for nothing without `port`"
-    return None
 
 
 def service_of(workload: Workload) -> str:

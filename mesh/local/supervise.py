@@ -2,9 +2,12 @@
 
     mesh
     ├─ control plane          a child process; outlives the replicas, so that what they say last is heard
-    └─ watch                  the YAML, for workloads that came, went or changed
+    └─ watch                  the YAML and what was applied, for workloads that came, went or changed
        └─ group web           one per workload
           └─ web-1            one per replica: application and sidecar
+
+What was applied over the control plane's API goes before the same workload in the YAML, here as there; when it is
+deleted, the YAML has its word again.
 
 However this ends, no process is left: each owner stops its children, and the guard those of a supervisor that was
 killed.
@@ -26,12 +29,14 @@ from mesh.local.control_plane import CONTROL_COMMAND, ControlPlane
 from mesh.local.guard import Guard
 from mesh.local.log import Log
 from mesh.local.replica import PROXY_COMMAND, Place, Replica
-from mesh.local.workloads import Group, WorkloadKey, read_workloads
+from mesh.local.workloads import Group, Wanted, WorkloadKey, read_applied, read_workloads
 from mesh.model.api import RuntimeFile
 from mesh.model.errors import ConduitError, ConfigError
 
 WATCH_SECONDS = 0.3
 STATE_PREFIX = "state-"
+APPLIED = "applied"
+"""The folder in the state folder that the control plane keeps there."""
 
 
 class Mesh:
@@ -55,6 +60,8 @@ class Mesh:
         self.control_command, self.proxy_command = control_command, proxy_command
         self.environment = environment
         self.groups: dict[WorkloadKey, Group] = {}
+        self._written: dict[WorkloadKey, Wanted] = {}
+        self._applied: dict[WorkloadKey, Wanted] = {}
 
     def replicas(self) -> list[Replica]:
         """Those that run now, in no particular order."""
@@ -97,12 +104,13 @@ class Mesh:
             raise failure
 
     async def _watch(self, place: Place, task_status: trio.TaskStatus[None]) -> None:
-        """Starts what the YAML wants and follows its changes; a bad file is told, and what runs goes on."""
+        """Starts what is wanted and follows its changes; a bad file is told, and what runs goes on."""
+        watched = [*self.sources, self.state / APPLIED]
         before: dict[Path, Seen] = {}
         async with trio.open_nursery() as nursery:
             started = False
             while True:
-                found = {path: seen for source in self.sources for path, seen in look(source).items()}
+                found = {path: seen for source in watched for path, seen in look(source).items()}
                 if found != before:
                     before = found
                     self._converge(nursery, place)
@@ -112,11 +120,16 @@ class Mesh:
                 await trio.sleep(WATCH_SECONDS)
 
     def _converge(self, nursery: trio.Nursery, place: Place) -> None:
+        # Each by itself: a mistake in the YAML does not keep what is applied from running, nor the other way round.
         try:
-            wanted = read_workloads(self.sources, self.environment)
+            self._written = read_workloads(self.sources, self.environment)
         except ConfigError as exc:
             self.log.say(f"{exc} (what runs goes on as it was)")
-            return
+        try:
+            self._applied = read_applied(self.state / APPLIED, self.environment)
+        except ConfigError as exc:
+            self.log.say(f"{exc} (what runs goes on as it was)")
+        wanted = self._written | self._applied
         for key in wanted.keys() | self.groups.keys():
             group = self.groups.get(key)
             if group is not None:

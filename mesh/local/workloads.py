@@ -1,4 +1,4 @@
-"""Which workloads the YAML asks for, and what one workload's replicas do to get there.
+"""Which workloads the YAML and what was applied ask for, and what one workload's replicas do to get there.
 
 A group converges on the newest thing asked of it and never works off a queue. A changed workload is rolled: one new
 replica at a time, and the old one goes when the new one answers; where the port is a fixed number, it must go first. A
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import msgspec
 import trio
 
+from mesh.control.applied import without_source
 from mesh.control.files import look
 from mesh.local.replica import Place, Replica
-from mesh.local.sidecar import mistake
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.errors import ConfigError
 from mesh.model.resources import Workload
@@ -44,6 +44,33 @@ def read_workloads(
     `environment` has variables by workload's name, which go over what the file says.
     """
     wanted: dict[WorkloadKey, Wanted] = {}
+    for path, workload in workloads_in(sources):
+        key = key_of(workload)
+        if key in wanted:
+            raise ConfigError(f"a second Workload {key.namespace}/{key.name}", file=str(path))
+        wanted[key] = Wanted(with_environment(workload, environment), path.parent.resolve())
+    return wanted
+
+
+def read_applied(
+    folder: Path, environment: Mapping[str, Mapping[str, str]] = {}
+) -> dict[WorkloadKey, Wanted]:
+    """Every Workload that the control plane keeps in this folder, with the folder of the file it was applied from.
+
+    Raises ConfigError where one cannot be read, which only an edit behind the control plane's back brings about.
+    """
+    wanted: dict[WorkloadKey, Wanted] = {}
+    for _, kept in workloads_in([folder]):
+        workload, source = without_source(kept)
+        assert isinstance(workload, Workload)
+        directory = Path(source).absolute().parent
+        wanted[key_of(workload)] = Wanted(with_environment(workload, environment), directory)
+    return wanted
+
+
+def workloads_in(sources: Sequence[Path]) -> Iterator[tuple[Path, Workload]]:
+    """The Workloads in files and folders, each with its file; raises ConfigError, also for what other kinds get
+    wrong."""
     for source in sources:
         for path in look(source):
             try:
@@ -52,24 +79,24 @@ def read_workloads(
                 continue  # gone since we looked
             except (OSError, UnicodeDecodeError) as exc:
                 raise ConfigError(f"cannot be read: {exc}", file=str(path)) from exc
-            for key, workload in workloads_in(text, path):
-                if key in wanted:
-                    raise ConfigError(f"a second Workload {key.namespace}/{key.name}", file=str(path))
-                if over := environment.get(key.name):
-                    spec = msgspec.structs.replace(workload.spec, environment={**workload.spec.environment, **over})
-                    workload = msgspec.structs.replace(workload, spec=spec)
-                wanted[key] = Wanted(workload, path.parent.resolve())
-    return wanted
+            for document in load_documents(text, str(path)):
+                resource = decode_resource(document)
+                if isinstance(resource, Workload):
+                    yield path, resource
 
 
-def workloads_in(text: str, path: Path) -> Iterator[tuple[WorkloadKey, Workload]]:
-    """The Workloads among the documents of one file; raises ConfigError, also for what other kinds get wrong."""
-    for document in load_documents(text, str(path)):
-        resource = decode_resource(document)
-        if isinstance(resource, Workload):
-            if wrong := mistake(resource.spec):
-                raise document.error(*wrong)
-            yield WorkloadKey(resource.metadata.namespace, resource.metadata.name), resource
+def key_of(workload: Workload) -> WorkloadKey:
+    """What it is addressed by."""
+    return WorkloadKey(workload.metadata.namespace, workload.metadata.name)
+
+
+def with_environment(workload: Workload, environment: Mapping[str, Mapping[str, str]]) -> Workload:
+    """The workload with the variables that stand under its name."""
+    over = environment.get(workload.metadata.name)
+    if not over:
+        return workload
+    spec = msgspec.structs.replace(workload.spec, environment={**workload.spec.environment, **over})
+    return msgspec.structs.replace(workload, spec=spec)
 
 
 class Member(NamedTuple):

@@ -17,7 +17,16 @@ from msgspec import inspect
 from mesh.model.config import ProxyConfig, Timeouts
 from mesh.model.errors import ConfigError
 from mesh.model.limits import Limits
-from mesh.model.resources import API_VERSION, KINDS, EndpointSpec, Metadata, Resource, TrafficPolicySpec, WorkloadSpec
+from mesh.model.resources import (
+    API_VERSION,
+    KINDS,
+    PORT_WORD,
+    EndpointSpec,
+    Metadata,
+    Resource,
+    TrafficPolicySpec,
+    WorkloadSpec,
+)
 from mesh.model.yaml_text import Document, load_documents
 
 __all__ = ["Document", "decode", "decode_resource", "load_documents", "load_proxy_config", "nearest", "parse_address"]
@@ -242,6 +251,13 @@ def _check_workload(checks: _Checks, spec: WorkloadSpec) -> None:
         raise checks.fail("spec.port", f"{spec.port} is not within 1 and 65535")
     if not 0 <= spec.replicas <= MAX_REPLICAS:
         raise checks.fail("spec.replicas", f"{spec.replicas} is not within 0 and {MAX_REPLICAS}")
+    if isinstance(spec.port, int) and spec.replicas > 1:
+        reason = f"{spec.replicas} replicas cannot share port {spec.port}: they need `port: auto`"
+        raise checks.fail("spec.replicas", reason)
+    if spec.port is None and any(PORT_WORD in word for word in spec.command):
+        raise checks.fail("spec.command", f"{PORT_WORD} stands for nothing without `port`")
+    if "\0" in spec.directory:
+        raise checks.fail("spec.directory", "must not hold NUL")
     for name, text in spec.environment.items():
         if not name or "=" in name or "\0" in name + text:
             raise checks.fail(f"spec.environment.{name}", "is no environment variable: empty, or with = or NUL")

@@ -9,6 +9,8 @@ import msgspec
 from mesh.model.config import Protocol, Timeouts
 
 API_VERSION = "conduit.mesh/v1alpha1"
+PORT_WORD = "${PORT}"
+"""In a workload's command: the port that its program must listen on."""
 
 
 class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -481,9 +481,7 @@ class Cluster:
             if key not in self.by_address:
                 endpoint.retire(now)
         for exchange in list(self.waiting):
-            del self.waiting[exchange]
-            exchange.queue = None
-            self.assign(exchange, now)
+            exchange.move_to(self, now)  # what waited for the first word about this service also learns its deadline
         self.changed.set()
         self.changed = trio.Event()
 

@@ -21,14 +21,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """As the table says."""
-        if self.path.startswith("/slow"):
-            time.sleep(SLOW_SECONDS)
+        self.take_time()
         who = {"workload": os.environ["CONDUIT_WORKLOAD"], "pid": os.getpid()}
         self.answer(500 if self.path.startswith("/fail") else 200, json.dumps(who).encode())
 
     def do_POST(self) -> None:
         """The body, sent back."""
+        self.take_time()
         self.answer(200, self.rfile.read(int(self.headers["Content-Length"])))
+
+    def take_time(self) -> None:
+        """As long as the path asks for."""
+        if self.path.startswith("/slow"):
+            time.sleep(SLOW_SECONDS)
 
     def answer(self, status: int, body: bytes) -> None:
         """One response."""

@@ -88,12 +88,12 @@ class Load:
 
 
 @contextmanager
-def http1(proxy: int, service: str, path: str) -> Iterator[Once]:
-    """Absolute-form requests on one connection that is kept."""
+def http1(proxy: int, service: str, path: str, method: str = "GET") -> Iterator[Once]:
+    """Absolute-form requests on one connection that is kept; a POST has a body."""
     connection = http.client.HTTPConnection("127.0.0.1", proxy, timeout=ANSWER_SECONDS)
 
     def send() -> str:
-        connection.request("GET", f"http://{service}{path}", headers={"Host": service})
+        connection.request(method, f"http://{service}{path}", b"words" if method == "POST" else None, {"Host": service})
         response = connection.getresponse()
         body = response.read()
         return "" if response.status == 200 else f"{response.status} {response.headers.get('conduit-error')} {body!r}"

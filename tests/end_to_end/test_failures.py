@@ -15,7 +15,7 @@ from tests.end_to_end.curl import VERSIONS, Answer, curl
 from tests.end_to_end.h2load import command, parse
 from tests.end_to_end.nginx import SMALL, Nginx
 from tests.end_to_end.sidecar import Sidecar, Starter, service, traffic_policy, wait_until
-from tests.end_to_end.tcp_server import TcpServer, read_head, reset, serving
+from tests.end_to_end.tcp_server import TcpServer, read_head, read_until_eof, reset, serving
 
 SECONDS = 15
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -36,7 +36,7 @@ def garbage(sock: socket.socket) -> None:
     """Answers in no known language."""
     read_head(sock)
     sock.sendall(b"I am not a web server\r\n\r\n")
-    sock.recv(1)
+    read_until_eof(sock)
 
 
 def reset_in_the_head(sock: socket.socket) -> None:
@@ -57,20 +57,20 @@ def bad_framing(sock: socket.socket) -> None:
     """Two lengths that differ, which is how responses are smuggled."""
     read_head(sock)
     sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok")
-    sock.recv(1)
+    read_until_eof(sock)
 
 
 def hang(sock: socket.socket) -> None:
     """Reads the request and says nothing."""
     read_head(sock)
-    sock.recv(1)
+    read_until_eof(sock)
 
 
 def crawl(sock: socket.socket) -> None:
     """Begins an answer and does not go on."""
     read_head(sock)
     sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
-    sock.recv(1)
+    read_until_eof(sock)
 
 
 BROKEN: dict[str, Callable[[socket.socket], None]] = {
@@ -163,7 +163,8 @@ def test_failures_in_the_answer(sidecar: Sidecar, version: str, name: str) -> No
     """An answer that breaks off is never made to look whole."""
     answer = curl(sidecar.url(name), VERSIONS[version], check=False)
     assert answer.code in {18, 52, 56, 92}, answer  # partial file, nothing, recv error, stream reset
-    assert answer.status == 200
+    # an HTTP/2 reset that follows at once may take the head with it, which is as clear
+    assert answer.status == 200 or (version == "http2" and answer.status == 0)
 
 
 def test_failures_are_counted(sidecar: Sidecar) -> None:
@@ -224,9 +225,9 @@ def test_an_endpoint_that_dies_among_two(
     doomed = proxy({}, inbound=[{"forward": f"127.0.0.1:{port}"}])  # one more hop, which can be killed
     sidecar = proxy({"web": service(doomed.inbound[0], port)})
     url = sidecar.url("web", "/small")
-    argv = command(url, version, requests=20_000, clients=8, streams=4 if version == "http2" else 1)
+    argv = command(url, version, requests=40_000, clients=8, streams=4 if version == "http2" else 1)
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as load:
-        wait_until(lambda: doomed.total("request_total") > 500, "the load is on")
+        wait_until(lambda: doomed.total("request_total") > 20, "the load is on")
         doomed.handle.kill()
         output, _ = load.communicate(timeout=60)
     counts = parse(output)

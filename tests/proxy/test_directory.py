@@ -20,12 +20,16 @@ class Asking:
         self.failed: list[str] = []
 
     def wait_in(self, cluster) -> Asking:
+        self.cluster = cluster
         cluster.assign(self, 0.0)
         return self
 
     def move_to(self, cluster, now: float) -> None:
         self.queue.pop(self, None)
+        self.queue = None
         self.moved_to = cluster
+        if cluster is self.cluster:  # elsewhere there is nobody to send it to
+            cluster.assign(self, now)
 
     def fail(self, reason, cause: str, now: float) -> None:
         self.failed.append(cause)
@@ -75,6 +79,7 @@ async def test_the_answer_lets_waiting_requests_go_on(parts, asked) -> None:
     parts.directory.apply("votes", Service("votes", (Endpoint("192.0.2.1:80"),), timeouts=Timeouts(connect=30)))
     assert not cluster.waiting
     assert waiting in cluster.endpoints[0].queue
+    assert waiting.moved_to is cluster, "an exchange learns its deadline by being moved"
     assert parts.directory.resolve(b"votes", b"http") is cluster
 
 
