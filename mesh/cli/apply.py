@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import msgspec
@@ -32,19 +34,21 @@ SUFFIXES = (".yaml", ".yml")
 def command(files: tuple[Path, ...], output: str, control: str | None, token: str | None) -> int:
     """Put resources in force. Of a file, either all are accepted or none.
 
-    A mistake is told with file, line and field, and leaves in force what was before.
+    A mistake is told with file, line and field, and leaves in force what was before. What is applied goes before the
+    same resource in the files that the mesh follows, until `conduit delete`. Under `conduit up` and `demo`, a Workload
+    is started, or rolled if it runs already; its directory is relative to the file (of stdin: to where you are).
 
     \b
     Examples:
       conduit apply -f policy.yaml
+      conduit apply -f words.yaml && conduit get workloads
       cat policy.yaml | conduit apply -f -
     """  # noqa: D301 -- click reads the \b
     api = Api.find(control, token)
     statuses: list[ResourceStatus] = []
     for path in expand(files):
         name = "(stdin)" if path == STDIN else str(path)
-        # A header field is ASCII; a name that is not comes back with question marks, and is mended here.
-        headers = {"x-conduit-file": name.encode("ascii", "replace").decode(), "content-type": "application/yaml"}
+        headers = {"x-conduit-file": quote(os.fsencode(absolute(path))), "content-type": "application/yaml"}
         try:
             answer = api.ask("PUT", "/api/v1/resources", body=read(path), headers=headers)
         except ConfigError as exc:
@@ -79,6 +83,11 @@ def expand(files: tuple[Path, ...]) -> list[Path]:
         else:
             paths.append(path)
     return paths
+
+
+def absolute(path: Path) -> Path:
+    """What the control plane keeps as the place that a resource is from; stdin counts as a file in our folder."""
+    return Path.cwd() / "(stdin)" if path == STDIN else path.resolve()
 
 
 def read(path: Path) -> str:

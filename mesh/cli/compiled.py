@@ -26,8 +26,8 @@ import mesh
 MODULES = (
     *("wire/head", "wire/http1", "wire/http1_head", "wire/http1_memo", "wire/http1_write"),
     *("wire/http2", "wire/messages", "wire/allowance"),
-    *("proxy/balance", "proxy/deadlines", "proxy/downstream", "proxy/exchange", "proxy/leg", "proxy/reactor"),
-    *("proxy/report", "proxy/upstream"),
+    *("proxy/balance", "proxy/cluster", "proxy/deadlines", "proxy/downstream", "proxy/endpoint", "proxy/exchange"),
+    *("proxy/leg", "proxy/reactor", "proxy/report", "proxy/upstream"),
 )
 """What each request passes through. One group, so that calls between them are C calls."""
 FORMAT = "1"

@@ -96,13 +96,15 @@ class Applied:
             return ResourceStatus(*key, result="created", file=file)
         shown = self.shown(held)
         # The same Workload from a file elsewhere is another one: its directory is relative to that.
-        if shown.resource == resource and (not isinstance(resource, Workload) or folder(shown.file) == folder(file)):
+        if shown.resource == resource and (
+            not isinstance(resource, Workload) or folder_of(shown.file) == folder_of(file)
+        ):
             return ResourceStatus(*key, result="unchanged", file=file)
         over = "" if Path(held.file).parent == self._files.applied else f"in force in place of what {held.file} says"
         return ResourceStatus(*key, result="configured", reason=over, file=file)
 
 
-def folder(file: str) -> Path:
+def folder_of(file: str) -> Path:
     """The folder that paths in a file are relative to."""
     return Path(file).absolute().parent
 

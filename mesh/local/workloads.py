@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from mesh.control.applied import without_source
+from mesh.control.applied import folder_of, without_source
 from mesh.control.files import look
 from mesh.local.replica import Place, Replica
 from mesh.model.documents import decode_resource, load_documents
@@ -52,18 +52,16 @@ def read_workloads(
     return wanted
 
 
-def read_applied(
-    folder: Path, environment: Mapping[str, Mapping[str, str]] = {}
-) -> dict[WorkloadKey, Wanted]:
+def read_applied(folder: Path, environment: Mapping[str, Mapping[str, str]] = {}) -> dict[WorkloadKey, Wanted]:
     """Every Workload that the control plane keeps in this folder, with the folder of the file it was applied from.
 
     Raises ConfigError where one cannot be read, which only an edit behind the control plane's back brings about.
     """
     wanted: dict[WorkloadKey, Wanted] = {}
-    for _, kept in workloads_in([folder]):
+    for path, kept in workloads_in([folder]):
         workload, source = without_source(kept)
         assert isinstance(workload, Workload)
-        directory = Path(source).absolute().parent
+        directory = folder_of(source or str(path))
         wanted[key_of(workload)] = Wanted(with_environment(workload, environment), directory)
     return wanted
 

@@ -18,13 +18,14 @@ import trio
 
 from mesh.model.config import Protocol
 from mesh.model.limits import Limits
+from mesh.proxy.cluster import Cluster
 from mesh.proxy.dial import ConnectFailed, dial, send_all
 from mesh.proxy.downstream import Downstream, Listener, Shared
+from mesh.proxy.endpoint import Endpoint
 from mesh.proxy.reactor import Channel, Reactor
 from mesh.proxy.rescue import Reason
 from mesh.proxy.supervise import LINGER, serve_channel
 from mesh.proxy.tunnel import join
-from mesh.proxy.upstream import Cluster, Endpoint
 from mesh.wire.codec import Codec, Role
 from mesh.wire.http1 import Http1
 from mesh.wire.sniff import Verdict, is_http2_settings, sniff

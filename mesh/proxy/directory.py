@@ -12,9 +12,9 @@ import trio
 
 from mesh.model.config import Endpoint, Service
 from mesh.model.errors import ConduitError
+from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.dial import ClientTls
 from mesh.proxy.route import own_address, service_name
-from mesh.proxy.upstream import Cluster, Shared
 
 NAMES = 4096
 """Authorities remembered; an application that invents more starts over, which costs it a look-up, and us no memory."""

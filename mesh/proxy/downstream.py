@@ -9,6 +9,7 @@ import trio
 
 from mesh.model.limits import Limits
 from mesh.proxy import taps as tap_events
+from mesh.proxy.cluster import Cluster
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Directory, Loop, NotAnAuthority
 from mesh.proxy.exchange import DONE, Exchange
@@ -17,7 +18,6 @@ from mesh.proxy.reactor import Channel
 from mesh.proxy.report import Reports, Scope
 from mesh.proxy.rescue import ANSWERS, Reason, response, sentence
 from mesh.proxy.taps import Taps
-from mesh.proxy.upstream import Cluster
 from mesh.wire.codec import Broken, Codec, Data, Event, GoAway, Refused, Request, Reset, Trailers
 from mesh.wire.head import Head
 

@@ -18,9 +18,11 @@ from mesh.wire.codec import CANCEL, NO_ERROR
 from mesh.wire.head import Field, Head, UnsendableHead
 
 if TYPE_CHECKING:
+    from mesh.proxy.cluster import Cluster
     from mesh.proxy.downstream import Downstream
+    from mesh.proxy.endpoint import Endpoint
     from mesh.proxy.taps import Session
-    from mesh.proxy.upstream import Cluster, Endpoint, Upstream
+    from mesh.proxy.upstream import Upstream
 
 
 class State(enum.IntEnum):
@@ -255,8 +257,8 @@ class Exchange:
     def response(self, head: Head, end: bool, now: float) -> None:
         """RESPONSE: the final head."""
         if (head.status == 503 or (self.is_grpc and end)) and head.get(b"conduit-error") in NEVER_ARRIVED:
-            others = len(self.cluster.endpoints) - 1
-            if self._send_again(min(self.downstream.limits.connect_attempts - 1, others), True, now):
+            attempts = self.downstream.limits.connect_attempts - 1 if self._has_untried() else 0
+            if self._send_again(attempts, True, now):
                 return
         self.state = TRANSITIONS[self.state][RESPONSE]
         self.touched_at = self.answered_at = now
@@ -376,6 +378,11 @@ class Exchange:
             self.arm(now)
         return True
 
+    def _has_untried(self) -> bool:
+        """Whether the service has an endpoint, by now, that this was not sent to: those that it was may be gone."""
+        tried = self.tried or ()
+        return any(one is not self.endpoint and one not in tried for one in self.cluster.endpoints)
+
     def upstream_refused(self, cause: str, now: float) -> None:
         """What the upstream sent cannot be passed on."""
         self._leave_upstream(now)
@@ -387,7 +394,7 @@ class Exchange:
         tried.append(endpoint)
         self.endpoint = endpoint
         self.last_cause = cause
-        if len(tried) < min(self.downstream.limits.connect_attempts, len(self.cluster.endpoints)):
+        if len(tried) < self.downstream.limits.connect_attempts and self._has_untried():
             self.cluster.assign(self, now)
         else:
             self.fail(reason, cause, now)

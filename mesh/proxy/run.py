@@ -32,6 +32,7 @@ from mesh.model.resources import TrafficPolicySpec
 from mesh.proxy.accept import Acceptor, bind
 from mesh.proxy.admin import Admin
 from mesh.proxy.apply import Apply, problem_with
+from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.connection import Accepting
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.dial import ClientTls, listener_name
@@ -41,7 +42,6 @@ from mesh.proxy.downstream import Shared as DownstreamShared
 from mesh.proxy.reactor import Reactor
 from mesh.proxy.report import Reports
 from mesh.proxy.taps import Taps
-from mesh.proxy.upstream import Cluster, Shared
 from mesh.wire.codec import Codec, Role
 from mesh.wire.tls import client_context, server_context
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import POLICY
+from .conftest import MESH, POLICY
 
 
 @pytest.fixture
@@ -63,3 +63,20 @@ def test_name_beyond_ascii(conduit: Callable, control: str, tmp_path: Path) -> N
     path = tmp_path / "règles.yaml"
     path.write_text("kind: Nothing\n")
     assert conduit("apply", "-f", path).err.startswith(f"conduit: {path}:1: kind: ")
+
+
+def test_get_shows_the_file(conduit: Callable, control: str, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its whole path, however it was given; what keeps it is not to be seen among the annotations."""
+    monkeypatch.chdir(policy.parent)
+    odd = policy.rename(policy.with_name("rè gles%41.yaml"))
+    conduit("apply", "-f", odd.name)
+    [view] = json.loads(conduit("get", "tp", "-o", "json").out)
+    assert (view["status"]["file"], view["metadata"]) == (str(odd.resolve()), {"name": "words", "namespace": "demo"})
+
+
+def test_workload_that_could_not_run(conduit: Callable, control: str, policy: Path) -> None:
+    """It is refused at once, rather than accepted and never started."""
+    policy.write_text(MESH.replace("port: auto", "port: 80"))
+    result = conduit("apply", "-f", policy)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"conduit: {policy}:5: spec.replicas: 2 replicas cannot share port 80")

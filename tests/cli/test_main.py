@@ -65,7 +65,9 @@ def test_every_verb_has_help(conduit: Callable) -> None:
         assert f"conduit {verb}" in result.out.partition("xample")[2], verb
 
 
-@pytest.mark.parametrize("words", [[], ["no-such-verb"], ["stat", "--no-such-option"], ["get"], ["run", "me"]])
+@pytest.mark.parametrize(
+    "words", [[], ["no-such-verb"], ["stat", "--no-such-option"], ["get"], ["delete"], ["run", "me"]]
+)
 def test_wrong_usage_is_2(conduit: Callable, words: list[str]) -> None:
     """And nothing is on stdout that a program could take for data."""
     result = conduit(*words)

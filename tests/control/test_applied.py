@@ -2,7 +2,7 @@
 
 import pytest
 
-from mesh.control.applied import Applied, InSource
+from mesh.control.applied import Applied, InSource, without_source
 from mesh.control.cluster import Cluster, Key
 from mesh.control.files import Files
 from mesh.model.errors import ConfigError
@@ -119,3 +119,45 @@ def test_delete(bench):
     bench.applied.put(policy("a", 1), "f")
     assert bench.applied.delete(Key("TrafficPolicy", "demo", "a")).result == "deleted"
     assert bench.seconds("a") is None
+
+
+WORKLOAD = Key("Workload", "demo", "w")
+
+
+def workload(more=""):
+    return (
+        "apiVersion: conduit.mesh/v1alpha1\nkind: Workload\n"
+        f"metadata: {{name: w, namespace: demo{more}}}\nspec: {{command: [x]}}\n"
+    )
+
+
+def test_the_file_is_kept_with_the_resource(bench):
+    """People see what they wrote and where, also after a restart; the annotation is ours, whatever they wrote there."""
+    bench.applied.put(workload(", annotations: {a: b, conduit.mesh/source: /elsewhere/w.yaml}"), "/here/w.yaml")
+    bench.restart()
+    kept = bench.cluster.get(WORKLOAD)
+    assert without_source(kept.resource)[1] == "/here/w.yaml"
+    shown = bench.applied.shown(kept)
+    assert (shown.file, shown.resource.metadata.annotations) == ("/here/w.yaml", {"a": "b"})
+    source = bench.cluster.get(Key("TrafficPolicy", "demo", "kept"))
+    assert bench.applied.shown(source) == source
+    assert bench.applied.delete(WORKLOAD).file == "/here/w.yaml"
+
+
+def test_the_folder_is_part_of_a_workload(bench):
+    """Its directory is relative to it: the same text from another folder is a change, for a Workload alone."""
+    both = workload() + "---\n" + policy("a", 1)
+    assert results(bench.applied.put(both, "/here/w.yaml")) == [("w", "created", True), ("a", "created", True)]
+    assert results(bench.applied.put(both, "/here/v.yaml")) == [("w", "unchanged", True), ("a", "unchanged", True)]
+    assert results(bench.applied.put(both, "/there/w.yaml")) == [("w", "configured", True), ("a", "unchanged", True)]
+    assert bench.applied.shown(bench.cluster.get(WORKLOAD)).file == "/there/w.yaml"
+
+
+def test_an_endpoint_of_a_replica_is_not_deleted(bench):
+    """It is told apart from what a person keeps in a file."""
+    text = "apiVersion: conduit.mesh/v1alpha1\nkind: Endpoint\nmetadata: {name: w-1, namespace: demo}\n"
+    (bench.files.endpoints / "w-1.yaml").write_text(text + 'spec: {service: w, workload: w, address: "127.0.0.1:9"}\n')
+    bench.files.look_at_state()
+    with pytest.raises(InSource) as caught:
+        bench.applied.delete(Key("Endpoint", "demo", "w-1"))
+    assert caught.value.of_replica is True

@@ -83,3 +83,33 @@ async def test_an_unknown_kind_is_refused(plane):
     async with plane.client() as client:
         answer = await client.get("/api/v1/resources?kind=Pod")
         assert (answer.status_code, answer.json()["field"]) == (400, "kind")
+
+
+async def test_the_file_is_shown_as_it_is_called(plane):
+    """The header's percent-encoding is undone, and the path stands in the status, not among the annotations."""
+    async with plane.client(**{"x-conduit-file": "/home/r%C3%A8gles%20a.yaml"}) as client:
+        [status] = (await client.put("/api/v1/resources", content=POLICY)).json()
+        assert status["file"] == "/home/règles a.yaml"
+        view = (await client.get("/api/v1/resources/TrafficPolicy/demo/p")).json()
+        assert view["status"]["file"] == "/home/règles a.yaml"
+        assert view["metadata"] == {"name": "p", "namespace": "demo"}
+        assert (await client.get("/api/v1/resources?kind=TrafficPolicy")).json() == [view]
+
+
+@pytest.mark.parametrize("file", ["a%00b", "a" * 5000])
+async def test_a_file_that_cannot_be_is_refused(plane, file):
+    """Nobody gets to run a program in a folder whose name the system would stumble over."""
+    async with plane.client(**{"x-conduit-file": file}) as client:
+        answer = await client.put("/api/v1/resources", content=POLICY)
+        assert (answer.status_code, "x-conduit-file is no path" in answer.json()["error"]) == (422, True)
+
+
+async def test_why_a_resource_is_not_deleted(plane, until):
+    """409 says what to edit instead: the file that it stands in, or the Workload of a replica's endpoint."""
+    plane.put_endpoint("web-1", "web", "127.0.0.1:9")
+    await until(lambda: plane.get("/api/v1/resources?kind=Endpoint"))
+    async with plane.client() as client:
+        kept = (await client.delete("/api/v1/resources/Workload/demo/web")).json()["error"]
+        assert kept == "Workload demo/web was not applied but stands in this file: take it out there"
+        answer = await client.delete("/api/v1/resources/Endpoint/demo/web-1")
+        assert (answer.status_code, "comes and goes with its replica" in answer.json()["error"]) == (409, True)

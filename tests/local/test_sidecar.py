@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import yaml
 
 from mesh.local import sidecar
@@ -76,22 +75,6 @@ def test_environment(workload: Make) -> None:
         "A": "1",
     }
     assert "PORT" not in sidecar.environment(workload(port=None), Ports(1, 2), {})
-
-
-@pytest.mark.parametrize(
-    ("words", "fields", "field"),
-    [
-        ((), {"port": 80, "replicas": 2}, "spec.replicas"),
-        (("serve", "--port", "${PORT}"), {"port": None}, "spec.command"),
-        ((), {"port": 80, "replicas": 1}, None),
-        ((), {"port": "auto", "replicas": 2}, None),
-        (("serve", "${PORT}"), {"port": 80}, None),
-    ],
-)
-def test_mistakes(workload: Make, words: tuple[str, ...], fields: dict[str, object], field: str | None) -> None:
-    """What is well-formed and yet cannot run on one machine."""
-    found = sidecar.mistake(workload(*words, **fields).spec)
-    assert (found and found[0]) == field
 
 
 def test_conduit_starts_itself(processes: Callable, tmp_path: Path) -> None:

@@ -131,6 +131,27 @@ async def test_bad_yaml_changes_nothing(yaml: Yaml, log: ListLog, own_runtime_fo
         nursery.cancel_scope.cancel()
 
 
+async def test_applied_workloads_go_before_the_yaml(yaml: Yaml, log: ListLog, own_runtime_folder: Path) -> None:
+    """They start, take the place of one in the YAML and give it back, whatever is wrong in the YAML meanwhile."""
+    mesh = make(yaml(web=1), log)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(mesh.run)
+        await until(lambda: serving(mesh) == ["web-1"])
+        applied = mesh.state / "applied"
+        applied.mkdir(exist_ok=True)
+        source = yaml(web=1).read_text()
+        (applied / "Workload.demo.web.yaml").write_text(source.replace("''", "'other'"))
+        (applied / "Workload.demo.words.yaml").write_text(source.replace("name: web", "name: words"))
+        await until(lambda: serving(mesh) == ["web-2", "words-1"])
+        mesh.sources[0].write_text("kind: [")
+        await until(lambda: any("what runs goes on" in line for line in log.own))
+        (applied / "Workload.demo.words.yaml").unlink()
+        await until(lambda: serving(mesh) == ["web-2"])
+        (applied / "Workload.demo.web.yaml").unlink()
+        await until(lambda: serving(mesh) == ["web-3"])
+        nursery.cancel_scope.cancel()
+
+
 async def test_bad_yaml_at_the_start(yaml: Yaml, log: ListLog, own_runtime_folder: Path) -> None:
     """Nothing is started for a file with a mistake."""
     path = yaml(web=1)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from mesh.local.workloads import Member, Wanted, WorkloadKey, first_of, is_current, read_workloads
+from mesh.local.workloads import Member, Wanted, WorkloadKey, first_of, is_current, read_applied, read_workloads
 from mesh.model.errors import ConfigError
 from mesh.model.resources import Workload
 
@@ -43,6 +43,17 @@ def test_environment_from_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text(TEXT % "one")
     [wanted] = read_workloads([tmp_path], {"one": {"B": "3", "C": "4"}, "two": {"A": "5"}}).values()
     assert wanted.workload.spec.environment == {"A": "1", "B": "3", "C": "4"}
+
+
+def test_applied_workloads(tmp_path: Path) -> None:
+    """Their folder is that of the file they were applied from, which leaves no trace on them; without a folder, none."""
+    kept = (TEXT % "one, annotations: {a: b, conduit.mesh/source: /far/one.yaml}") + "---" + (TEXT % "two")
+    (tmp_path / "kept.yaml").write_text(kept)
+    found = read_applied(tmp_path, {"one": {"B": "3"}})
+    one, two = found[WorkloadKey("default", "one")], found[WorkloadKey("default", "two")]
+    assert (one.directory, two.directory) == (Path("/far"), tmp_path)
+    assert (one.workload.metadata.annotations, one.workload.spec.environment) == ({"a": "b"}, {"A": "1", "B": "3"})
+    assert read_applied(tmp_path / "nothing") == {}
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,13 @@ def test_the_examples_are_good() -> None:
         ("replicas: 2", "replicas: 101", "f:7: spec.replicas: 101 is not within 0 and 100"),
         ("replicas: 2", "replicas: 1.5", "f:7: spec.replicas: must be a whole number, not a number"),
         ("replicas: 2", "replicas: yes", "f:7: spec.replicas: must be a whole number, not true or false"),
+        ("port: auto", "port: 80", "f:7: spec.replicas: 2 replicas cannot share port 80: they need `port: auto`"),
+        (
+            "[python, web.py]\n  port: auto",
+            "[serve, --port, '${PORT}']",
+            "f:5: spec.command: ${PORT} stands for nothing without `port`",
+        ),
+        ("port: auto", 'directory: "a\\0b"', "f:6: spec.directory: must not hold NUL"),
         ('{RPS: "80"}', "{A: x, B: 80}", "f:8: spec.environment.B: must be text, not a whole number: quote it"),
         ('{RPS: "80"}', "{A: x, B: on}", "f:8: spec.environment.B: must be text, not true or false: quote it"),
         (

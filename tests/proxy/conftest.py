@@ -14,6 +14,7 @@ import trio
 from mesh.model.config import Endpoint, Protocol, Service, Timeouts
 from mesh.model.limits import Limits
 from mesh.proxy.accept import Acceptor, bind
+from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.connection import Accepting
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Directory
@@ -22,7 +23,6 @@ from mesh.proxy.downstream import Shared as DownstreamShared
 from mesh.proxy.reactor import Reactor
 from mesh.proxy.report import Reports
 from mesh.proxy.taps import Taps
-from mesh.proxy.upstream import Cluster, Shared
 from mesh.wire.http2 import Http2
 
 PATIENCE = 10.0

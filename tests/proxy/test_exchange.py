@@ -539,6 +539,17 @@ def test_a_request_that_never_reached_its_application_is_sent_to_another_endpoin
     assert stage.pending() == 0
 
 
+def test_it_is_sent_on_also_where_the_one_that_refused_is_no_endpoint_any_more() -> None:
+    """The control plane may have told of the death first: the only endpoint that is left has not been tried."""
+    stage = Stage(endpoints=2)
+    other = stage.endpoints[1].dialled()
+    stage.ask(end=True)
+    del stage.cluster.endpoints[0]
+    stage.up.handle([Response(1, Head.response(503, [(b"conduit-error", b"connect_failed")]), True)])
+    other.handle([Response(1, Head.response(200), True)])
+    assert stage.outcomes() == [("completed", 200, "")]
+
+
 def test_the_refusal_is_passed_on_where_there_is_no_other_endpoint() -> None:
     """To ask the same one again would change nothing."""
     stage = Stage(endpoints=1)

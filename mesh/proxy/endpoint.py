@@ -1,0 +1,279 @@
+"""One address of a service: its load, its queue, and its connections: dialled, shared, lent, retired.
+
+The lending is synchronous: `assign` hands an exchange to a connection at once where one is at hand, and otherwise
+queues it and has one dialled. The endpoint's task holds a supervisor for each connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from mesh.model.config import Endpoint as EndpointSpec
+from mesh.proxy.balance import Load, Loaded
+from mesh.proxy.dial import ConnectFailed, dial
+from mesh.proxy.reactor import Channel
+from mesh.proxy.report import Scope
+from mesh.proxy.rescue import Reason
+from mesh.proxy.supervise import contained, serve_channel
+from mesh.proxy.upstream import Upstream
+from mesh.wire.codec import Role
+from mesh.wire.http1 import Http1
+
+if TYPE_CHECKING:
+    from mesh.proxy.cluster import Cluster
+    from mesh.proxy.exchange import Exchange
+
+DOWN_SECONDS = 0.25
+"""How long an endpoint that refused to connect is left alone, doubled each time up to DOWN_MOST."""
+DOWN_MOST = 10.0
+
+
+class Endpoint(Loaded):
+    """One address of a service, its load, and its connections."""
+
+    __slots__ = (
+        "address",
+        "cluster",
+        "connections",
+        "dialling",
+        "down_for",
+        "down_until",
+        "http2",
+        "idle",
+        "last_cause",
+        "numbered",
+        "nursery",
+        "queue",
+        "retired",
+        "scope",
+        "spec",
+        "started",
+        "to_dial",
+        "wake",
+    )
+
+    def __init__(self, cluster: Cluster, spec: EndpointSpec, now: float) -> None:
+        self.cluster = cluster
+        self.spec = spec
+        self.address = spec.address
+        self.load = Load(spec.weight, now)
+        self.http2: list[Upstream] = []
+        self.idle: list[Upstream] = []
+        self.connections: set[Upstream] = set()
+        self.dialling = 0
+        self.queue: dict[Exchange, None] = {}
+        self.down_until = self.down_for = 0.0
+        self.last_cause = ""
+        self.retired = self.started = False
+        self.to_dial: list[bool] = []
+        self.numbered = 0
+        self.nursery: trio.Nursery | None = None
+        self.wake = trio.Event()
+        tls = "true" if cluster.tls is not None else "disabled"
+        peer = spec.workload or spec.address
+        self.scope: Scope = cluster.shared.reports.scope(
+            "outbound" if cluster.outbound else "inbound", cluster.name, peer, tls
+        )
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.address}, {len(self.connections)} connections, {self.load!r}>"
+
+    def assign(self, exchange: Exchange, now: float) -> None:
+        """Give the exchange a connection now, or queue it for one."""
+        self.load.pending += 1
+        upstream = self._available(exchange)
+        if upstream is not None:
+            exchange.send(upstream, now)
+            return
+        exchange.endpoint = self
+        if len(self.queue) >= self.cluster.shared.limits.pending_requests:
+            self.load.pending -= 1
+            exchange.fail(Reason.OVERLOADED, f"{len(self.queue)} requests wait for a connection already", now)
+            return
+        self.queue[exchange] = None
+        exchange.queue = self.queue
+        self._dial_if_needed(exchange)
+
+    def _available(self, exchange: Exchange) -> Upstream | None:
+        if self.cluster.speaks_http2(exchange):
+            for upstream in self.http2:
+                if upstream.leg.codec.can_open:
+                    return upstream
+            return None
+        while self.idle:
+            upstream = self.idle.pop()
+            upstream.is_idle = False
+            if upstream.leg.codec.can_open:
+                return upstream
+        return None
+
+    def _dial_if_needed(self, exchange: Exchange) -> None:
+        limits = self.cluster.shared.limits
+        if self.cluster.speaks_http2(exchange):
+            # streams of a connection that is being dialled are worth a hundred requests in the queue
+            wanted = self.dialling == 0 and len(self.http2) < limits.upstream_http2_connections
+            http2 = True
+        else:
+            wanted = (
+                self.dialling < len(self.queue) and len(self.connections) + self.dialling < limits.upstream_connections
+            )
+            http2 = False
+        if wanted:
+            self.dial(http2)
+
+    def dial(self, http2: bool) -> None:
+        """Have one more connection made."""
+        self.dialling += 1
+        self.to_dial.append(http2)
+        if self.nursery is not None:
+            self._start_dials(self.nursery)
+        elif not self.started:
+            self.started = True
+            self.cluster.start(self)
+
+    def _start_dials(self, nursery: trio.Nursery) -> None:
+        for http2 in self.to_dial:
+            self.numbered += 1
+            nursery.start_soon(self._supervise, http2, name=f"connection {self.numbered}")
+        self.to_dial = []
+
+    def pump(self, now: float) -> None:
+        """Serve the queue as far as connections allow; dial more where they do not."""
+        while self.queue:
+            exchange = next(iter(self.queue))
+            upstream = self._available(exchange)
+            if upstream is None:
+                self._dial_if_needed(exchange)
+                return
+            del self.queue[exchange]
+            exchange.queue = None
+            exchange.send(upstream, now)
+
+    def returned(self, upstream: Upstream) -> None:
+        """An HTTP/1.1 connection has nothing to do: keep it for the next request, or close it if it is not reusable."""
+        if upstream.is_idle or upstream.exchanges:
+            return
+        if self.retired or not upstream.leg.codec.can_open or upstream not in self.connections:
+            upstream.close()
+            return
+        upstream.is_idle = True
+        self.idle.append(upstream)
+        if self.queue:
+            self.pump(upstream.clock())
+
+    def withdraw(self, upstream: Upstream) -> None:
+        """This connection takes no new requests any more."""
+        self.connections.discard(upstream)
+        if upstream in self.http2:
+            self.http2.remove(upstream)
+        if upstream.is_idle:
+            upstream.is_idle = False
+            self.idle.remove(upstream)
+
+    async def run(self) -> None:
+        """Hold the connections' supervisors until the endpoint is retired and the last of them has ended."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            self._start_dials(nursery)
+            while not self.retired:
+                self.wake = trio.Event()
+                await self.wake.wait()
+
+    async def _supervise(self, http2: bool) -> None:
+        shared = self.cluster.shared
+
+        async def work() -> None:
+            await self._connection(http2)
+
+        await contained(f"upstream {self.cluster.name} {self.address}", shared.reports, shared.log, work)
+
+    async def _connection(self, http2: bool) -> None:
+        """One connection: dial, TLS, serve, close."""
+        cluster, shared = self.cluster, self.cluster.shared
+        clock = shared.reactor.clock
+        dialled = False
+        counted = shared.reports.connections("outbound" if cluster.outbound else "inbound", cluster.name)
+        try:
+            try:
+                sock, tls = await dial(
+                    self.address,
+                    connect_timeout=cluster.spec.timeouts.connect or shared.limits.connect_timeout,
+                    handshake_timeout=shared.limits.handshake_timeout,
+                    tls=cluster.tls and (cluster.tls.http2 if http2 else cluster.tls.http1),
+                    identity=self.spec.identity,
+                    own=shared.own if cluster.outbound else (),
+                )
+            except ConnectFailed as exc:
+                self._connect_failed(exc, clock())
+                return
+            finally:
+                self.dialling -= 1
+                dialled = True
+            with sock:
+                counted.opened += 1
+                self.down_until = self.down_for = 0.0
+                channel = Channel(shared.reactor, sock, tls)
+                codec = shared.http2(Role.CLIENT, shared.limits) if http2 else Http1(Role.CLIENT, shared.limits)
+                codec.start()
+                upstream = Upstream(self, channel, codec)
+                self.connections.add(upstream)
+                if http2:
+                    self.http2.append(upstream)
+                try:
+                    channel.attach(upstream.leg, tls.receive(b"") if tls is not None else b"")
+                    if http2:
+                        self.pump(clock())
+                        if self.retired and not upstream.exchanges:
+                            upstream.close()
+                    else:
+                        self.returned(upstream)
+                    shared.reactor.settle()
+                    await serve_channel(
+                        channel, lambda: not upstream.exchanges, shared.limits.idle_http, upstream.close
+                    )
+                finally:
+                    channel.end("the proxy closed the connection")
+                    self.withdraw(upstream)
+                    shared.reactor.settle()
+                    counted.end(channel.read_bytes, channel.write_bytes)
+        finally:
+            if not dialled:
+                self.dialling -= 1
+            self.wake.set()
+
+    def mark_down(self, failure: ConnectFailed, now: float) -> None:
+        """It could not be reached: counted, and left alone for a while, longer each time."""
+        self.last_cause = str(failure)
+        self.down_for = min(max(DOWN_SECONDS, self.down_for * 2), DOWN_MOST)
+        self.down_until = now + self.down_for
+        self.cluster.shared.reports.refuse(failure.kind.value, self.cluster.name)
+        self.cluster.refresh(now)
+
+    def _connect_failed(self, failure: ConnectFailed, now: float) -> None:
+        self.mark_down(failure, now)
+        waiting = list(self.queue)
+        if self.connections or self.dialling > 1:
+            # Those may still serve the queue; the one that this dial was for may go elsewhere. No dial follows this one
+            # at once: it would fail as fast.
+            waiting = waiting[:1] if len(self.cluster.endpoints) > 1 else []
+        for exchange in waiting:
+            del self.queue[exchange]
+            exchange.queue = None
+            self.load.pending -= 1
+            exchange.connect_failed(self, failure.kind, str(failure), now)
+        self.cluster.shared.reactor.settle()
+
+    def retire(self, now: float) -> None:
+        """It is not part of the service any more: requests in its queue go elsewhere, those under way may finish."""
+        self.retired = True
+        for exchange in list(self.queue):
+            del self.queue[exchange]
+            exchange.queue = None
+            self.load.pending -= 1
+            self.cluster.assign(exchange, now)
+        for upstream in list(self.connections):
+            if not upstream.exchanges:
+                upstream.close()
+        self.wake.set()
