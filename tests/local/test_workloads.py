@@ -46,7 +46,7 @@ def test_environment_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_applied_workloads(tmp_path: Path) -> None:
-    """Their folder is that of the file they were applied from, which leaves no trace on them; without a folder, none."""
+    """Their folder is that of the file they were applied from, which leaves no trace on them; no state, no workload."""
     kept = (TEXT % "one, annotations: {a: b, conduit.mesh/source: /far/one.yaml}") + "---" + (TEXT % "two")
     (tmp_path / "kept.yaml").write_text(kept)
     found = read_applied(tmp_path, {"one": {"B": "3"}})
