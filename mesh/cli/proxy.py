@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.command(name="proxy")
 @click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The proxy.yaml to run.")
-def command(path: Path) -> int:
+@click.option(
+    "--http2-codec",
+    type=click.Choice(["ngh2", "h2"]),
+    help="The HTTP/2 codec: ngh2 (fast), or h2, pure Python, where ngh2 has no wheel.  [default: as the file says]",
+)
+def command(path: Path, http2_codec: str | None) -> int:
     """Run one proxy in the foreground.
 
     It runs from its file alone, or, where that has a `control:` block, as a sidecar of a mesh.
@@ -26,6 +31,8 @@ def command(path: Path) -> int:
     Example:
       conduit proxy --config proxy.yaml
     """  # noqa: D301 -- click reads the \b
+    import msgspec
+
     from mesh.cli import compiled
 
     compiled.use()  # before anything of the proxy is imported
@@ -37,6 +44,8 @@ def command(path: Path) -> int:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"cannot be read: {getattr(exc, 'strerror', None) or exc}", file=str(path)) from exc
     config = load_proxy_config(text, str(path))
+    if http2_codec is not None:
+        config = msgspec.structs.replace(config, http2_codec=http2_codec)
     return run.main(config, policies_in(config))
 
 

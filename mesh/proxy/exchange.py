@@ -423,9 +423,9 @@ class Exchange:
             self.slot = self.downstream.deadlines.add(self, when if when > now else now)
 
     def watch(self, now: float) -> None:
-        """End it if neither side has moved for `limits.idle_tcp`. Called now and then for every exchange that is
-        open."""
-        idle = self.downstream.limits.idle_tcp
+        """End it if neither side has moved for the service's `timeouts.idle`, else `limits.idle_tcp`. For every
+        exchange that is open."""
+        idle = self.cluster.spec.timeouts.idle or self.downstream.limits.idle_tcp
         if now >= self.touched_at + idle:
             self.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")
 

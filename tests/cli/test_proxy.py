@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
@@ -60,3 +61,23 @@ async def test_proxy_runs_until_sigterm(
         await until_ok(admin, "/ready")
     handle.terminate()
     assert await trio.to_thread.run_sync(handle.wait) == 0, handle.output()
+
+
+async def test_proxy_runs_on_the_reference_codec(
+    processes: Callable, free_port: Callable[[], int], tmp_path: Path, own_runtime_folder: Path
+) -> None:
+    """`--http2-codec=h2` serves HTTP/2 without ngh2 being imported; here, a loop is refused by it."""
+    admin, outbound = free_port(), free_port()
+    path = tmp_path / "proxy.yaml"
+    path.write_text(
+        f"admin: 127.0.0.1:{admin}\noutbound: [{{listen: '127.0.0.1:{outbound}'}}]\nlimits: {{drain_grace: 0.01}}\n"
+    )
+    handle = processes([*CONDUIT, "proxy", "--config", path, "--http2-codec", "h2"], ready_port=admin)
+    with trio.fail_after(20):
+        await until_ok(admin, "/ready")
+    async with httpx.AsyncClient(http1=False, http2=True) as client:
+        answer = await client.get(f"http://127.0.0.1:{outbound}/")
+    assert (answer.http_version, answer.status_code) == ("HTTP/2", 508)
+    assert "ngh2" not in Path(f"/proc/{handle.pid}/maps").read_text()
+    handle.terminate()
+    assert await trio.to_thread.run_sync(handle.wait) == 0

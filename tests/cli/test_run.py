@@ -6,6 +6,7 @@ import click
 import pytest
 
 from mesh.cli.run import checked
+from mesh.model.config import Protocol
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,14 @@ def test_workload_is_what_was_said() -> None:
     assert (workload.spec.command, workload.spec.port, workload.spec.protocol) == (("serve", "-x"), 8080, "http2")
     with pytest.raises(click.UsageError):
         checked("", "demo", spec)
+
+
+@pytest.mark.parametrize("protocol", [*Protocol])
+def test_protocols_are_written_as_in_yaml(conduit: Callable, protocol: Protocol) -> None:
+    """Each is taken: without a mesh, that is all that is wrong."""
+    result = conduit("run", "me", "--port", "auto", "--protocol", protocol.value, "--", "serve")
+    assert (result.code, result.out) == (1, "")
+    assert "no mesh is running to join" in result.err
 
 
 def test_options_of_the_program_are_its_own(conduit: Callable) -> None:

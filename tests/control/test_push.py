@@ -322,6 +322,15 @@ async def test_taps_are_told_to_their_proxies_also_to_later_ones(bench, nursery,
         assert not isinstance(await other.hear(), TapStart)
 
 
+async def test_taps_come_at_once_to_a_new_proxy(bench, nursery, autojump_clock):
+    """It need not ask for anything first, nor wait for a heartbeat: its first request may already be wanted."""
+    session = bench.taps.open(TapMatch(to="words"), trio.current_time())
+    before = trio.current_time()
+    socket = await bench.connect(nursery)
+    assert await socket.hear(TapStart) == TapStart(session.number, TapMatch(to="words"))
+    assert trio.current_time() == before
+
+
 async def test_who_says_too_much_is_read_more_slowly(bench, nursery, autojump_clock):
     """Messages over the allowance wait; none is lost, and the stream lives."""
     socket = await bench.connect(nursery)

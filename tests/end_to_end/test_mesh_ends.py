@@ -14,7 +14,7 @@ from tests.end_to_end.sidecar import wait_until
 LEFT_SECONDS = 8.0
 """A guard waits 2 s before it uses force, a sidecar drains for some."""
 # A program with a child of its own, as a development server with a reloader has; and one that ignores SIGTERM.
-FORKING = "import os, signal; os.fork(); print('pid', os.getpid(), flush=True); signal.pause()"
+FORKING = "import os, signal; os.fork(); os.write(1, b'pid %d\\n' % os.getpid()); signal.pause()"  # a line in one piece
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FORKING}"
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mesh.model.config import Service, Timeouts
 from mesh.model.limits import Limits
 from mesh.proxy.balance import Load
 from mesh.proxy.deadlines import TICK, Deadlines
@@ -207,6 +208,7 @@ class FakeCluster:
         self.name = "votes"
         self.clock = clock
         self.request_timeout = 0.0
+        self.spec = Service("votes")
         self.shared = SimpleNamespace(limits=LIMITS, reports=reports)
         self.scope = reports.scope("outbound", "votes", "", "disabled")
         self.endpoints: list[FakeEndpoint] = []
@@ -781,6 +783,19 @@ def test_silence_ends_an_exchange_and_any_byte_puts_it_off() -> None:
     assert stage.outcomes() == [("expired", 504, "idle")]
     assert stage.pending() == 0
     assert stage.asked()[-1] == ("reset", 1, 8)
+
+
+def test_the_services_own_bound_on_silence_counts() -> None:
+    """A TrafficPolicy's `timeouts.idle` stands before the proxy's limit."""
+    stage = Stage()
+    stage.cluster.spec = Service("votes", timeouts=Timeouts(idle=2.0))
+    stage.ask(b"POST", end=False)
+    pass_time(stage, 1.9)
+    stage.downstream.watch(stage.now)
+    assert stage.outcomes() == []
+    pass_time(stage, 0.2)
+    stage.downstream.watch(stage.now)
+    assert stage.outcomes() == [("expired", 504, "idle")]
 
 
 # --- backpressure -----------------------------------------------------------------------
