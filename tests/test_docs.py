@@ -183,7 +183,7 @@ def test_every_verb_and_option_is_told() -> None:
 
 def named(line: str) -> list[str]:
     """The options in the first cell of a row."""
-    return re.findall(r"`(--?[a-z][a-z-]*)", re.split(r"(?<!\\)\|", line)[1])
+    return re.findall(r"`(--?[a-z][a-z0-9-]*)", re.split(r"(?<!\\)\|", line)[1])
 
 
 # --- the API ---------------------------------------------------------------------------

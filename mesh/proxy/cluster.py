@@ -50,7 +50,6 @@ class Cluster:
         "changed",
         "configured",
         "endpoints",
-        "idle_timeout",
         "name",
         "next_up",
         "nursery",
@@ -100,7 +99,6 @@ class Cluster:
         now = self.shared.reactor.clock()
         self.spec = spec
         self.request_timeout = spec.timeouts.request
-        self.idle_timeout = spec.timeouts.idle or self.shared.limits.idle_tcp
         self._http2 = None if spec.protocol is Protocol.DETECT else spec.protocol is Protocol.HTTP2
         old = self.by_address
         self.by_address = {one: old.get(one) or Endpoint(self, one, now) for one in spec.endpoints}

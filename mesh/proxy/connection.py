@@ -284,7 +284,7 @@ class Connection:
                 pipe, _ = join(ours, theirs, data, said)
                 if early is not None and not early.first:
                     theirs.handler.received(b"")
-                idle = self._limits.idle_tcp
+                idle = target.spec.timeouts.idle or self._limits.idle_tcp
                 await serve_channel(ours, lambda: theirs.active_at + idle <= clock(), idle, lambda: ours.end("idle"))
                 await serve_channel(theirs, lambda: True, idle, lambda: theirs.end("idle"))
             finally:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trustme
 
-from mesh.model.config import Protocol, TlsFiles
+from mesh.model.config import Protocol, Timeouts, TlsFiles
 from mesh.model.limits import Limits
 from mesh.wire.codec import Request, Response, Role
 from mesh.wire.head import Head
@@ -117,6 +117,20 @@ async def test_a_service_declared_opaque_is_never_parsed(proxy_parts, serve, lis
     async with await dialled(address) as client:
         await client.send_all(GET)
         assert await received(client, GET) == GET
+
+
+async def test_a_silent_tunnel_ends_after_the_services_idle_timeout(
+    proxy_parts, serve, listen, dialled, received, until
+) -> None:
+    """What a policy says about silence goes before the proxy's own bound of an hour."""
+    parts = await proxy_parts()
+    service = parts.service("votes", await serve(echo), protocol=Protocol.OPAQUE, timeouts=Timeouts(idle=0.05))
+    acceptor, address = await listen(parts, service)
+    async with await dialled(address) as client:
+        await client.send_all(b"hello")
+        assert await received(client, b"hello") == b"hello"
+        assert await received(client) == b""
+    await until(lambda: not acceptor.connections)
 
 
 async def test_a_server_that_speaks_first_is_heard(proxy_parts, serve, listen, dialled, received, until) -> None:
