@@ -64,10 +64,12 @@ REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 
 NEVER_ARRIVED = frozenset({b"connect_failed", b"no_endpoints", b"overloaded"})
 """`conduit-error` of the proxy beside the application, when the application has certainly not seen the request."""
-UNPROCESSED_ATTEMPTS = 16
-"""Connections that may refuse one request unseen. An endpoint that ends each connection after so many streams refuses
-all that were sent beyond them, and may do so again and again while a crowd of requests moves from one connection to the
-next."""
+REFUSED_ATTEMPTS = 16
+"""Endpoints or connections that may refuse one request unseen (REFUSED_STREAM)."""
+GOAWAY_ATTEMPTS = 256
+"""Connections that may say goodbye before they come to a request. An endpoint that ends each connection after so many
+streams turns away all that were sent beyond them, and the same request may be among those again and again while a crowd
+moves from one connection to the next; each time, others were served."""
 NEVER = float("inf")
 NO_BODY: list[bytes] = []
 """What is kept of a request that had none; always empty."""
@@ -343,7 +345,10 @@ class Exchange:
         upstream = self.upstream
         assert upstream is not None
         reused = upstream.served > 0 and self.head.method in REPEATABLE
-        attempts = UNPROCESSED_ATTEMPTS if unprocessed else self.downstream.limits.connect_attempts if reused else 0
+        if unprocessed:
+            attempts = GOAWAY_ATTEMPTS if upstream.leaving else REFUSED_ATTEMPTS
+        else:
+            attempts = self.downstream.limits.connect_attempts if reused else 0
         if self._send_again(attempts, False, now):
             return
         if self.state is ANSWERING:

@@ -19,7 +19,7 @@ CLOSED = frozenset({"connection_closed", "closed_early"})
 class Upstream:
     """One connection to an endpoint, as HTTP: gives the codec's events to the exchanges. Hot."""
 
-    __slots__ = ("clock", "endpoint", "exchanges", "http2", "is_idle", "leg", "served")
+    __slots__ = ("clock", "endpoint", "exchanges", "http2", "is_idle", "leaving", "leg", "served")
 
     def __init__(self, endpoint: Endpoint, channel: Channel, codec: Codec) -> None:
         self.endpoint = endpoint
@@ -28,6 +28,7 @@ class Upstream:
         self.exchanges: dict[int, Exchange] = {}
         self.http2 = codec.name == "http2"
         self.is_idle = False
+        self.leaving = False  # it has said GOAWAY
         self.served = 0
 
     def __repr__(self) -> str:
@@ -71,6 +72,7 @@ class Upstream:
                 if exchange := self.exchanges.get(stream):
                     exchange.upstream_refused(f"malformed answer: {reason}", now)
             case GoAway():
+                self.leaving = True
                 self.endpoint.withdraw(self)
                 self.endpoint.pump(now)
             case Broken(reason, detail):

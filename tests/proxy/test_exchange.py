@@ -27,11 +27,11 @@ from mesh.proxy.exchange import (
     FAILED,
     NEVER,
     QUEUED,
+    REFUSED_ATTEMPTS,
     RESPONSE,
     RETRY,
     SENT,
     TRANSITIONS,
-    UNPROCESSED_ATTEMPTS,
     Exchange,
     Input,
     State,
@@ -627,8 +627,23 @@ def test_attempts_are_bounded() -> None:
     while exchange.state is SENT:
         sends += 1
         reset(stage, exchange.upstream, exchange.up_stream, True)
-    assert sends == UNPROCESSED_ATTEMPTS + 1
+    assert sends == REFUSED_ATTEMPTS + 1
     assert stage.outcomes() == [("failed", 502, "upstream_reset")]
+    assert stage.pending() == 0
+
+
+def test_goodbyes_are_followed_from_connection_to_connection() -> None:
+    """A request above GOAWAY's last stream goes on, for each connection that says goodbye has served others."""
+    stage = Stage(endpoints=1)
+    exchange = stage.ask()
+    for _ in range(3 * REFUSED_ATTEMPTS):
+        leaving = exchange.upstream
+        stage.endpoints[0].dialled()
+        leaving.handle([GoAway(0, 0), Reset(exchange.up_stream, 7, True, "above the last stream")])
+        assert exchange.state is SENT
+        assert exchange.upstream is not leaving
+    exchange.upstream.handle([Response(exchange.up_stream, Head.response(200), True)])
+    assert stage.outcomes() == [("completed", 200, "")]
     assert stage.pending() == 0
 
 
