@@ -33,7 +33,7 @@ compiled: setup
 	@$(BIN)/python -m mesh.cli.compiled
 
 demo: compiled
-	$(BIN)/conduit demo $(ARGS)
+	@$(BIN)/conduit demo $(ARGS) || { code=$$?; test $$code -eq 130 || exit $$code; }  # ^C is how a demo ends
 
 test: system compiled
 	$(BIN)/pytest $(ARGS)

@@ -54,6 +54,9 @@ async def dial(
             sock = await connect(address)
     except trio.TooSlowError:
         raise ConnectFailed(Reason.CONNECT_FAILED, f"connect took over {connect_timeout:.3g} s", address) from None
+    except socket.gaierror as exc:
+        detail = f"neither a service that is known here nor a name that resolves ({exc.strerror})"
+        raise ConnectFailed(Reason.CONNECT_FAILED, detail, address) from exc
     except OSError as exc:
         raise ConnectFailed(Reason.CONNECT_FAILED, exc.strerror or str(exc), address) from exc
     if own and not own_names(sock).isdisjoint(own):

@@ -182,6 +182,7 @@ class Proxy:
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, or until drained."""
         config = self._config
+        trio.lowlevel.current_task().name = "proxy"  # as /tasks shows it
         async with trio.open_nursery() as root:
             root.start_soon(self.reactor.run, name="reactor")
             root.start_soon(self.reactor.watch, name="watch")

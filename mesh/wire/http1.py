@@ -391,7 +391,7 @@ class Http1:
     def _refuse(self, events: list[Event], bad: Malformed) -> None:
         """Answer the peer's malformed request, if there is still a way to, and end the connection."""
         if self._server and (not self.active or self._writing == HEAD):
-            self._out.append(http1_write.write_refusal(bad.status))
+            self._out.append(http1_write.write_refusal(bad))
             self._writing = DEAD
         self._broken(events, bad.reason, bad.detail)
 

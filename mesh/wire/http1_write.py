@@ -27,6 +27,7 @@ from mesh.wire.http1_head import (
     SPECIAL,
     TUNNEL,
     UNTIL_CLOSE,
+    Malformed,
     is_authority,
     is_target_authority,
     is_token,
@@ -148,9 +149,14 @@ def write_informational(head: Head) -> bytes:
     return b"".join(parts)
 
 
-def write_refusal(status: int) -> bytes:
-    """The answer to a request that is not read any further."""
-    return b"%b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % _STATUS_LINES[status]
+def write_refusal(bad: Malformed) -> bytes:
+    """The answer to a request that is not read any further: why, for programs and for people.
+
+    `detail` is ours, never the peer's: nothing that was refused is said back."""
+    body = f"request refused: {bad.detail}\n".encode("ascii", "replace")
+    fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconduit-error: %b\r\nconnection: close"
+    head = fields % (len(body), bad.reason.encode("ascii", "replace"))
+    return b"%b\r\n%b\r\n\r\n%b" % (_STATUS_LINES[bad.status], head, body)
 
 
 def write_trailers(fields: Sequence[Field]) -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 
 from mesh.wire.head import Head
-from mesh.wire.http1_head import BODILESS, CHUNKED, TUNNEL, UNTIL_CLOSE
+from mesh.wire.http1_head import BODILESS, CHUNKED, TUNNEL, UNTIL_CLOSE, Malformed
 from mesh.wire.http1_write import (
     UnsendableHead,
     write_informational,
@@ -156,9 +156,15 @@ def test_informational_responses_have_no_framing():
 
 def test_a_refusal_closes():
     """Whoever is refused learns why and that no more will be read."""
-    assert write_refusal(431) == (
-        b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-    )
+    head, _, body = write_refusal(Malformed("header_bytes", "the head exceeds 64 bytes", 431)).partition(b"\r\n\r\n")
+    assert body == b"request refused: the head exceeds 64 bytes\n"
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 431 Request Header Fields Too Large",
+        b"content-type: text/plain; charset=utf-8",
+        b"content-length: %d" % len(body),
+        b"conduit-error: header_bytes",
+        b"connection: close",
+    ]
 
 
 def test_trailers_carry_nothing_that_frames():
