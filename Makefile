@@ -25,7 +25,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'conduit needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.x' >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	@echo 'conduit: installing into $(VENV)' >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
 	@touch $@
 
 # The proxy's hot modules, where there is a C compiler; says so and goes on where there is none.
