@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import zlib
@@ -10,6 +11,10 @@ from typing import Protocol, TextIO
 
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 DIM = 2
+CONTROL = "control"
+"""How the control plane is called as a speaker."""
+UNSAID = frozenset({"timestamp", "at", "part"})
+"""Of a line of JSON, what does not help a person who reads it as it comes."""
 
 
 class Log(Protocol):
@@ -55,6 +60,32 @@ class OwnLinesOnly:
 
     def line(self, speaker: str, text: str) -> None:
         """The tail that each child keeps is enough to explain a failure."""
+
+    def say(self, text: str) -> None:
+        self.own.say(text)
+
+
+class Troubles:
+    """Leaves out what the control plane and the sidecars say in the ordinary course, which is JSON with a `level`.
+
+    What is a warning or worse is shown as `level: event: the rest`, and what the applications print goes through."""
+
+    def __init__(self, own: Log) -> None:
+        self.own = own
+
+    def line(self, speaker: str, text: str) -> None:
+        if speaker != CONTROL and not speaker.endswith("/proxy"):
+            self.own.line(speaker, text)
+            return
+        try:
+            said = json.loads(text)
+            level, event = said.pop("level"), said.pop("event")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            self.own.line(speaker, text)
+            return
+        if level not in ("debug", "info"):
+            rest = "; ".join(str(value) for key, value in said.items() if key not in UNSAID and value)
+            self.own.line(speaker, f"{level}: {event}: {rest}")
 
     def say(self, text: str) -> None:
         self.own.say(text)

@@ -18,6 +18,7 @@ import json
 import os
 import random
 import resource
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -48,6 +49,16 @@ from mesh.wire.tls import client_context, server_context
 if TYPE_CHECKING:
     from mesh.proxy.subscribe import Subscriptions
 
+LOG_BYTES = select.PIPE_BUF
+"""Of one line of the log."""
+LEVELS = {
+    "connection_failed": "error",
+    "update_failed": "error",
+    "control_plane_lost": "warning",
+    "update_lost": "warning",
+    "too_many_destinations": "warning",
+}
+"""Of what is logged; all else is `info`."""
 LAST_REPORT = 1.0
 """Seconds that the last report may take."""
 NOTICE = 1.0
@@ -55,11 +66,18 @@ NOTICE = 1.0
 
 
 def log(event: str, who: str, detail: str) -> None:
-    """One JSON line on stderr. A descriptor that blocks or is gone costs the line, never the proxy."""
-    line = json.dumps({"event": event, "who": who, "detail": detail, "at": round(time.time(), 3)}) + "\n"
+    """One JSON line on stderr, LOG_BYTES at most. A descriptor that blocks or is gone costs the line, never the
+    proxy."""
+    level = LEVELS.get(event, "info")
+    while True:
+        line = json.dumps({"level": level, "event": event, "who": who, "detail": detail, "at": round(time.time(), 3)})
+        if len(line) < LOG_BYTES or len(detail) < 64:
+            break
+        detail = "(cut) ..." + detail[-len(detail) // 2 :]  # of a traceback, the end says most
     try:
-        os.write(2, line.encode())
-    except OSError:
+        if select.select([], [2], [], 0)[1]:  # a pipe that is writable takes PIPE_BUF bytes without blocking
+            os.write(2, line.encode() + b"\n")
+    except (OSError, ValueError):
         return
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.local.log import COLOURS, FolderLog, OwnLinesOnly, StreamLog, colour_of
+from mesh.local.log import COLOURS, FolderLog, OwnLinesOnly, StreamLog, Troubles, colour_of
 
 
 class Terminal(io.StringIO):
@@ -79,3 +79,27 @@ def test_own_lines_only() -> None:
     log.line("me-1/proxy", "hello")
     log.say("gone")
     assert stream.getvalue() == "conduit: gone\n"
+
+
+def test_only_troubles_of_the_mesh_are_shown() -> None:
+    """Applications are heard in full, the control plane and sidecars only from warnings on, in words."""
+    stream = io.StringIO()
+    log = Troubles(StreamLog(stream))
+    log.line("web-1", '{"level": "info", "event": "an application may log as it likes"}')
+    log.line("control", '{"level": "info", "event": "file read", "file": "mesh.yaml"}')
+    log.line("web-1/proxy", '{"level": "info", "event": "signal", "who": "web", "detail": "SIGTERM"}')
+    log.line("control", '{"level": "error", "event": "refused", "reason": "line 3", "timestamp": "x", "part": "c"}')
+    log.line("web-1/proxy", '{"level": "warning", "event": "control_plane_lost", "who": "c:1", "detail": "", "at": 1}')
+    for odd in ("Traceback (most recent call last):", "[1]", "{}", '{"level": "info"}'):
+        log.line("control", odd)
+    log.say("done")
+    assert [line.partition(" | ")[2] or line for line in stream.getvalue().splitlines()] == [
+        '{"level": "info", "event": "an application may log as it likes"}',
+        "error: refused: line 3",
+        "warning: control_plane_lost: c:1",
+        "Traceback (most recent call last):",
+        "[1]",
+        "{}",
+        '{"level": "info"}',
+        "conduit: done",
+    ]

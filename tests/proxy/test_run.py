@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ from mesh.model.config import InboundListener, OutboundListener, Protocol, Proxy
 from mesh.model.errors import ConfigError
 from mesh.model.limits import Limits
 from mesh.model.resources import TrafficPolicySpec
-from mesh.proxy.run import Proxy, codec_factory, log, raise_descriptor_limit, service_of
+from mesh.proxy.run import LOG_BYTES, Proxy, codec_factory, log, raise_descriptor_limit, service_of
 from mesh.wire.codec import Role
 
 GET = b"GET / HTTP/1.1\r\nHost: votes\r\n\r\n"
@@ -86,6 +87,37 @@ def test_log_lines_are_json_whatever_is_in_them(capfd) -> None:
     (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["detail"] == "detail\x1b[31m\nforged"
     assert "\x1b" not in line
+
+
+def test_log_lines_are_bounded_and_have_a_level(capfd) -> None:
+    """A long traceback keeps its end, which says most; the line still is JSON that a pipe takes in one piece."""
+    log("connection_failed", "who", "first\n" + "x\n" * 10_000 + "ValueError: last")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert len(line) < LOG_BYTES
+    said = json.loads(line)
+    assert said["level"] == "error"
+    assert said["detail"].endswith("ValueError: last")
+    log("signal", "w" * 10_000, "SIGTERM")
+    assert json.loads(capfd.readouterr().err)["level"] == "info"
+
+
+def test_a_log_that_nobody_reads_does_not_block() -> None:
+    """With the pipe behind stderr full, a line is lost and the proxy goes on."""
+    reader, writer = os.pipe()
+    kept = os.dup(2)
+    try:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+        os.dup2(writer, 2)
+        log("event", "who", "detail")
+        assert set(os.read(reader, 1 << 20)) == {ord("x")}
+    finally:
+        os.dup2(kept, 2)
+        for descriptor in (reader, writer, kept):
+            os.close(descriptor)
 
 
 def test_the_descriptor_limit_is_raised_as_far_as_it_goes() -> None:
