@@ -161,7 +161,7 @@ class Mesh:
         self.machine = machine
         self.file = machine.folder / "mesh.yaml"
         self.write(documents)
-        self.up = machine.start("up", "-f", self.file)
+        self.up = machine.start("up", "-v", "-f", self.file)
 
     def write(self, documents: Sequence[dict[str, Any]]) -> None:
         """The mesh's YAML, from now on."""
