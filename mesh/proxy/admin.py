@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -20,12 +19,6 @@ CONNECTIONS = 16
 """At a time: probes, a scraper, a person."""
 IDLE = 30.0
 """Seconds of silence until an admin connection is closed."""
-
-
-class Status(Protocol):
-    """What the proxy says of itself: None where it is ready, else why not."""
-
-    def unready(self) -> str | None: ...
 
 
 def tree(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:

@@ -165,21 +165,19 @@ class Connection:
                 endpoint, sock, tls = await self._dial(target)
             except ConnectFailed:
                 return  # it will be dialled again, and the failure told, when the client wants something
+            dialled = Early(endpoint, sock, tls, b"")
             try:
                 first = (tls.receive(b"") if tls is not None else b"") or await _read(sock, tls)
             except TlsError:
-                sock.close()
-                endpoint.load.pending -= 1
+                dialled.drop()
                 return
             except BaseException:
-                sock.close()
-                endpoint.load.pending -= 1
+                dialled.drop()
                 raise
             if is_http2_settings(first):  # every HTTP/2 server begins with those; it still waits for the client
-                sock.close()
-                endpoint.load.pending -= 1
+                dialled.drop()
                 return
-            early = Early(endpoint, sock, tls, first)
+            early = dialled._replace(first=first)
             nursery.cancel_scope.cancel()
 
         try:

@@ -12,7 +12,7 @@ import trio
 
 from mesh.model.errors import PeerError
 from mesh.proxy.rescue import Reason
-from mesh.proxy.route import split_address
+from mesh.proxy.route import join_address, split_address
 from mesh.wire.tls import Tls, TlsError, verify_identity
 
 
@@ -96,7 +96,7 @@ def listener_name(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     host, port = address[0], address[1]
     if host in ("0.0.0.0", "::"):
         return f"*:{port}"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address(host, port)
 
 
 async def connect(address: str) -> socket.socket:

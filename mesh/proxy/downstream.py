@@ -45,14 +45,13 @@ class Downstream:
     """One accepted connection that speaks HTTP.
 
     `identity` and `tls` say who the peer is; `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw
-    connection, with the bytes in `early`, then belongs to the supervisor again (`over_to_supervisor`).
+    connection, with the bytes in `early`, then belongs to the supervisor again (`handed_over`).
     """
 
     __slots__ = (
         "_scopes",
         "clock",
         "deadlines",
-        "draining",
         "early",
         "exchanges",
         "handed_over",
@@ -102,7 +101,7 @@ class Downstream:
         self.tunnel_to: Cluster | None = None
         self.early: list[bytes] = []
         self.handed_over = trio.Event()
-        self.draining = self.refused = False
+        self.refused = False
 
     def __repr__(self) -> str:
         return f"<Downstream {self.number} {self.protocol} from {self.peer}, {len(self.exchanges)} exchanges>"
@@ -254,6 +253,5 @@ class Downstream:
 
     def drain(self, final: bool) -> None:
         """Tell the client to go elsewhere; `final` ends what is idle."""
-        self.draining = True
         self.leg.codec.shutdown(final)
         self.leg.channel.mark()

@@ -1,4 +1,4 @@
-"""A head -> which service it is for (pure). Authorities and addresses are taken apart here and nowhere else."""
+"""A head -> which service it is for (pure). The proxy takes authorities and addresses apart and joins them here alone."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def split_address(address: str, default_port: int | None = None) -> tuple[str, i
     return host, int(port)
 
 
+def join_address(host: str, port: int) -> str:
+    """`host:port`, or `[v6]:port`: what `split_address` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def service_name(authority: str) -> str:
     """The name that an application called a service by: an authority's host, in lower case, without port and final dot.
 
@@ -35,5 +40,4 @@ def service_name(authority: str) -> str:
 
 def own_address(authority: str, default_port: int) -> str:
     """The address that an authority stands for outside the mesh: `host:port` with the port spelled out."""
-    host, port = split_address(authority, default_port)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address(*split_address(authority, default_port))

@@ -42,6 +42,7 @@ from mesh.proxy.downstream import Listener
 from mesh.proxy.downstream import Shared as DownstreamShared
 from mesh.proxy.reactor import Reactor
 from mesh.proxy.report import Reports
+from mesh.proxy.route import join_address
 from mesh.proxy.taps import Taps
 from mesh.wire.codec import Codec, Role
 from mesh.wire.tls import client_context, server_context
@@ -180,7 +181,7 @@ class Proxy:
     def _listen(self, how: Accepting, direction: str, address: str, cluster: Cluster | None, field: str) -> None:
         sock = bind(address, field)
         bound = sock.getsockname()
-        self.directory.own.add(f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}")
+        self.directory.own.add(join_address(bound[0], bound[1]))
         if direction == "outbound":
             self._own.add(listener_name(bound))
         self._acceptors.append(Acceptor(how, Listener(direction, address, cluster, self.directory), sock, log))

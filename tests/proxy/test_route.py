@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.proxy.route import own_address, service_name, split_address
+from mesh.proxy.route import join_address, own_address, service_name, split_address
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,9 @@ def test_nothing_but_valueerror_is_raised(authority: str) -> None:
     except ValueError:
         with pytest.raises(ValueError):
             service_name(authority)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7:80", "[::1]:8080", "votes:1"])
+def test_joining_undoes_splitting(address: str) -> None:
+    """An address comes back as it was written."""
+    assert join_address(*split_address(address)) == address
