@@ -1,4 +1,4 @@
-"""A head -> which service it is for (pure). The proxy takes authorities and addresses apart and joins them here alone."""
+"""A head -> which service it is for (pure). The proxy takes authorities apart and joins addresses here alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Where lines go and how they look."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_reader_that_left_stops_nothing() -> None:
     log = StreamLog(Broken())
     log.line("web-1", "hello")
     log.say("still here")
+    assert log.stream.name == os.devnull
     log.stream.close()
 
 
