@@ -21,7 +21,7 @@ time.sleep(600)
 """
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Return when the condition holds; fail after the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -27,8 +27,9 @@ from mesh.control.resources_api import ResourcesApi
 from mesh.control.routes import Request
 from mesh.control.tap import Taps
 from mesh.model import config, resources
-from mesh.model.documents import decode_resource, load_documents, load_proxy_config
+from mesh.model.documents import decode_resource, load_documents
 from mesh.model.limits import Limits
+from mesh.model.proxy_yaml import load_proxy_config
 from mesh.proxy import metrics
 from mesh.proxy.report import Reports
 from mesh.proxy.rescue import ANSWERS, Reason

@@ -68,7 +68,9 @@ def line(status: ResourceStatus) -> str:
     name = printable(f"{status.kind} {status.namespace}/{status.name}")
     if not status.accepted:
         return f"{name} refused: {printable(status.reason)}"
-    return f"{name} {status.result}" + (f" ({printable(status.reason)})" if status.reason else "")
+    told = [status.reason, *(f"{each.reason}: {each.message}" for each in status.conditions if not each.status)]
+    reasons = "; ".join(printable(each) for each in told if each)
+    return f"{name} {status.result}" + (f" ({reasons})" if reasons else "")
 
 
 def expand(files: tuple[Path, ...]) -> list[Path]:

@@ -26,8 +26,11 @@ import mesh
 MODULES = (
     *("wire/head", "wire/http1", "wire/http1_head", "wire/http1_memo", "wire/http1_write"),
     *("wire/http2", "wire/messages", "wire/allowance"),
-    *("proxy/balance", "proxy/cluster", "proxy/deadlines", "proxy/downstream", "proxy/endpoint", "proxy/exchange"),
-    *("proxy/leg", "proxy/reactor", "proxy/report", "proxy/upstream"),
+    *("proxy/again", "proxy/balance", "proxy/balance_hash", "proxy/balance_kinds", "proxy/balance_policy"),
+    *("proxy/begin", "proxy/breaker", "proxy/budget", "proxy/care", "proxy/cluster", "proxy/deadlines"),
+    *("proxy/downstream", "proxy/edit", "proxy/endpoint", "proxy/exchange", "proxy/faults", "proxy/hedge"),
+    *("proxy/latencies", "proxy/leg", "proxy/limit", "proxy/mirror", "proxy/outgoing", "proxy/plan"),
+    *("proxy/reactor", "proxy/report", "proxy/retry", "proxy/route", "proxy/upstream"),
 )
 """What each request passes through. One group, so that calls between them are C calls."""
 FORMAT = "1"

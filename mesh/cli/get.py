@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import click
 import msgspec
 
 from mesh.cli.client import Api, control_options
+from mesh.cli.kinds import columns
 from mesh.cli.output import Column, attribute, output_option, plain, render
 from mesh.model.api import ProxyInfo, ResourceView
 from mesh.model.errors import ControlError
@@ -27,43 +28,6 @@ def names() -> dict[str, str]:
     return known
 
 
-def spec(field: str) -> Callable[[object], str]:
-    """A cell that shows one field of the resource's spec, also where it is the default and was left out."""
-
-    def cell(row: object) -> str:
-        assert isinstance(row, ResourceView)
-        known = KINDS.get(row.kind)
-        if known is None or not row.spec:
-            return plain(row.spec.get(field))
-        resource = msgspec.convert({"metadata": row.metadata, "spec": row.spec}, known)
-        default = row.metadata.name if field == "service" else None
-        return plain(getattr(resource.spec, field) or default)
-
-    return cell
-
-
-def metadata(field: str) -> Callable[[object], str]:
-    """A cell that shows the resource's name or namespace."""
-    return lambda row: plain(getattr(row.metadata, field)) if isinstance(row, ResourceView) else ""
-
-
-def state(row: object) -> str:
-    """Whether it is in force, and why not."""
-    assert isinstance(row, ResourceView)
-    return "Accepted" if row.status.accepted else plain(f"Refused: {row.status.reason}")
-
-
-def file(row: object) -> str:
-    """The file it is from."""
-    assert isinstance(row, ResourceView)
-    return plain(row.status.file)
-
-
-SPECIFIC = {
-    "Workload": ("service", "version", "port", "protocol", "replicas"),
-    "Endpoint": ("service", "workload", "address", "version", "protocol"),
-    "TrafficPolicy": ("service", "protocol"),
-}
 PROXY_COLUMNS = (
     Column("NAMESPACE", attribute("namespace")),
     Column("WORKLOAD", attribute("workload")),
@@ -76,14 +40,6 @@ PROXY_COLUMNS = (
 )
 
 
-def columns(kind: str) -> list[Column]:
-    """Those of one kind; of all kinds together where it is empty."""
-    head = [] if kind else [Column("KIND", attribute("kind"))]
-    own = [Column(field.upper(), spec(field)) for field in SPECIFIC.get(kind, ())]
-    named = [Column("NAMESPACE", metadata("namespace")), Column("NAME", metadata("name"))]
-    return [*head, *named, *own, Column("STATUS", state), Column("FILE", file, wide=True)]
-
-
 @click.command(name="get")
 @click.argument("kind", type=click.Choice(sorted(names()), case_sensitive=False), metavar="KIND")
 @click.argument("name", required=False)
@@ -93,13 +49,15 @@ def columns(kind: str) -> list[Column]:
 def command(
     kind: str, name: str | None, namespace: str | None, output: str, control: str | None, token: str | None
 ) -> int:
-    """Show resources: workloads, endpoints, trafficpolicies, all, or the connected proxies.
+    """Show resources, each kind under its name (workloads, endpoints, trafficpolicies, httproutes, grpcroutes, faults)
+    or all, or the connected proxies.
 
     \b
     Examples:
       conduit get workloads
       conduit get endpoints -n demo -o wide
       conduit get trafficpolicy words -o yaml
+      conduit get httproutes
       conduit get proxies
     """  # noqa: D301 -- click reads the \b
     api = Api.find(control, token)

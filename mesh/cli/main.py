@@ -17,7 +17,7 @@ import click
 
 from mesh.model.errors import ConduitError
 
-VERBS = ("apply", "control", "delete", "demo", "get", "proxy", "run", "stat", "tap", "up", "version")
+VERBS = ("apply", "control", "delete", "demo", "fault", "get", "proxy", "run", "stat", "tap", "up", "version")
 INTERRUPTED = 130
 
 

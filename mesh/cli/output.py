@@ -13,10 +13,11 @@ import click
 import msgspec
 import yaml
 
+from mesh.model.durations import parse_duration
+
 FORMATS = ("table", "wide", "json", "yaml")
 NONE = "-"
-WINDOW = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, None: 1}
+NUMBER = re.compile(r"\d{1,10}(\.\d{1,9})?", re.ASCII)
 
 
 class Column(NamedTuple):
@@ -103,11 +104,12 @@ def render(value: object, rows: Sequence[object], columns: Sequence[Column], how
 
 
 def seconds(text: str) -> float:
-    """A duration such as 10s, 1m, 0.5h or 30; raises click.BadParameter for anything else."""
-    found = WINDOW.fullmatch(text.strip())
-    if found is None:
-        raise click.BadParameter(f"{text!r} is not a duration such as 10s, 1m or 1h.")
-    return float(found[1]) * UNITS[found[2]]
+    """A duration such as 10s, 1m30s, 0.5h or 30; raises click.BadParameter for anything else."""
+    written = text.strip()
+    try:
+        return float(written) if NUMBER.fullmatch(written) else parse_duration(written)
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} is not a duration such as 10s, 1m or 1h.") from exc
 
 
 class Duration(click.ParamType[float]):

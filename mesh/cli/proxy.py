@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mesh.model.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mesh.model.config import ProxyConfig
-    from mesh.model.resources import TrafficPolicySpec
 
 
 @click.command(name="proxy")
@@ -36,7 +31,7 @@ def command(path: Path, http2_codec: str | None) -> int:
     from mesh.cli import compiled
 
     compiled.use()  # before anything of the proxy is imported
-    from mesh.model.documents import load_proxy_config
+    from mesh.model.proxy_yaml import load_proxy_config, resources_in
     from mesh.proxy import run
 
     try:
@@ -46,15 +41,4 @@ def command(path: Path, http2_codec: str | None) -> int:
     config = load_proxy_config(text, str(path))
     if http2_codec is not None:
         config = msgspec.structs.replace(config, http2_codec=http2_codec)
-    return run.main(config, policies_in(config))
-
-
-def policies_in(config: ProxyConfig) -> dict[str, TrafficPolicySpec]:
-    """The inline TrafficPolicies by service; they were checked when the file was loaded. The last one counts."""
-    import msgspec
-
-    from mesh.model.resources import TrafficPolicy, TrafficPolicySpec
-
-    specs = [one["spec"] for one in config.resources if one["kind"] == TrafficPolicy.kind]
-    policies = [msgspec.convert(spec, TrafficPolicySpec) for spec in specs]
-    return {policy.service: policy for policy in policies}
+    return run.main(config, resources_in(config))

@@ -21,7 +21,7 @@ from mesh.control.files import Files
 from mesh.model.api import ResourceStatus
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.errors import ConduitError, ConfigError
-from mesh.model.resources import API_VERSION, Metadata, Resource, Workload
+from mesh.model.resources import Metadata, Resource, Workload
 
 SOURCE = "conduit.mesh/source"
 """The annotation: the path of the file that the resource was applied from, as the one who applied it gave it."""
@@ -65,13 +65,17 @@ class Applied:
         self._files.look_at_state()
         return statuses
 
+    def has(self, held: Held) -> bool:
+        """Whether what is in force was applied, and can be deleted here."""
+        return Path(held.file).parent == self._files.applied
+
     def delete(self, key: Key) -> ResourceStatus | None:
         """Takes an applied resource away; None where there is no such resource. Raises InSource where a file has it."""
         held = self._cluster.get(key)
         if held is None:
             return None
         path = Path(held.file)
-        if path.parent != self._files.applied:
+        if not self.has(held):
             raise InSource(held.file, of_replica=path.parent == self._files.endpoints)
         path.unlink(missing_ok=True)
         self._files.look_at_state()
@@ -81,7 +85,7 @@ class Applied:
 
     def shown(self, held: Held) -> Held:
         """The resource as it was written, and the file that it was written in, also where it was applied."""
-        if Path(held.file).parent != self._files.applied:
+        if not self.has(held):
             return held
         resource, source = without_source(held.resource)
         return Held(resource, source or held.file)
@@ -100,7 +104,7 @@ class Applied:
             not isinstance(resource, Workload) or folder_of(shown.file) == folder_of(file)
         ):
             return ResourceStatus(*key, result="unchanged", file=file)
-        over = "" if Path(held.file).parent == self._files.applied else f"in force in place of what {held.file} says"
+        over = "" if self.has(held) else f"in force in place of what {held.file} says"
         return ResourceStatus(*key, result="configured", reason=over, file=file)
 
 
@@ -130,7 +134,7 @@ def annotated(metadata: Metadata, annotations: dict[str, str]) -> Metadata:
 def dump(resource: Resource) -> str:
     """The resource as YAML, in its envelope."""
     body: dict[str, object] = msgspec.to_builtins(resource)
-    envelope = {"apiVersion": API_VERSION, "kind": resource.kind, **body}
+    envelope = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
     text: str = yaml.safe_dump(envelope, sort_keys=False, allow_unicode=True)
     return text
 

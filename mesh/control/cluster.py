@@ -1,21 +1,28 @@
 """Folds what the sources hold into one state: resources by key, and the services that follow from them. Pure.
 
+A service exists if a workload or an endpoint is behind it, or if a route of its own namespace says how requests to it
+are treated: `votes` may be nothing but a route to `votes-v1` and `votes-v2`.
+
 Rules:
 - A source speaks in whole files. A new version of a file replaces all that the file held before, or is refused whole.
 - A resource belongs to one file. Of two files that hold it, the one with the lower rank has it in force (what was
   applied over the API goes before what stands in a watched folder), then the one that had it first. The other's is
   refused, and takes its place when the first is gone.
+- What a route to a service that is not there means depends on whether that is there: a service that comes or goes
+  touches those whose routes refer to it.
 - `version` grows when what a proxy can be told has changed or may have, and only then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from mesh.model.api import ResourceStatus
+from mesh.model.compose import parents_of
 from mesh.model.errors import ConfigError
-from mesh.model.resources import Endpoint, Resource, TrafficPolicy, Workload
+from mesh.model.gateway import BackendRef, GRPCRouteRule, HTTPRouteRule, is_service
+from mesh.model.resources import Endpoint, Fault, GRPCRoute, HTTPRoute, Resource, Route, TrafficPolicy, Workload
 
 MAX_RESOURCES = 50_000
 """Of all files together; local mode needs dozens, and a runaway generator of files should meet an error, not swap."""
@@ -49,19 +56,42 @@ class Held(NamedTuple):
 
 
 class Members:
-    """What one service is made of, each sorted by key."""
+    """What one service is made of, each sorted by key: what is behind it, and what is said of requests to it."""
 
-    __slots__ = ("endpoints", "policies", "workloads")
+    __slots__ = ("endpoints", "faults", "key", "policies", "routes", "workloads")
 
-    def __init__(self) -> None:
+    def __init__(self, key: ServiceKey) -> None:
+        self.key = key
         self.workloads: list[Workload] = []
         self.endpoints: list[Endpoint] = []
         self.policies: list[TrafficPolicy] = []
+        self.routes: list[Route] = []
+        self.faults: list[Fault] = []
 
     def __repr__(self) -> str:
-        return (
-            f"<Members workloads={len(self.workloads)} endpoints={len(self.endpoints)} policies={len(self.policies)}>"
-        )
+        lists = ("workloads", "endpoints", "policies", "routes", "faults")
+        return f"<Members of {self.key} {' '.join(f'{name}={len(getattr(self, name))}' for name in lists)}>"
+
+    def is_service(self) -> bool:
+        """Whether there is more than words about a name that nothing stands behind."""
+        home = self.key.namespace
+        return bool(self.workloads or self.endpoints) or any(r.metadata.namespace == home for r in self.routes)
+
+    def add(self, resource: Resource) -> None:
+        """Adds one, which must come in the order of keys."""
+        match resource:
+            case Workload():
+                self.workloads.append(resource)
+            case Endpoint():
+                self.endpoints.append(resource)
+            case TrafficPolicy():
+                self.policies.append(resource)
+            case Fault():
+                self.faults.append(resource)
+            case HTTPRoute() | GRPCRoute():
+                self.routes.append(resource)
+            case _:
+                assert_never(resource)
 
 
 def key_of(resource: Resource) -> Key:
@@ -69,15 +99,35 @@ def key_of(resource: Resource) -> Key:
     return Key(resource.kind, resource.metadata.namespace, resource.metadata.name)
 
 
-def service_of(resource: Resource) -> ServiceKey | None:
-    """The service that a resource is about; None for a workload that serves nothing."""
+def services_of(resource: Resource) -> frozenset[ServiceKey]:
+    """The services that a resource is about: none for a workload that serves nothing, each parent of a route."""
+    namespace = resource.metadata.namespace
     match resource:
-        case Workload():
-            if resource.spec.port is None:
-                return None
-            return ServiceKey(resource.metadata.namespace, resource.spec.service or resource.metadata.name)
-        case Endpoint() | TrafficPolicy():
-            return ServiceKey(resource.metadata.namespace, resource.spec.service)
+        case Workload(spec=spec):
+            if spec.port is None:
+                return frozenset()
+            return frozenset({ServiceKey(namespace, spec.service or resource.metadata.name)})
+        case Endpoint() | TrafficPolicy() | Fault():
+            return frozenset({ServiceKey(namespace, resource.spec.service)})
+        case HTTPRoute() | GRPCRoute():
+            return frozenset(ServiceKey(*parent) for parent in parents_of(resource))
+        case _:
+            assert_never(resource)
+
+
+def referred(route: Route) -> frozenset[ServiceKey]:
+    """The services that a route sends requests, or copies of them, to."""
+    home = route.metadata.namespace
+    refs = (ref for rule in route.spec.rules for ref in references(rule))
+    return frozenset(ServiceKey(ref.namespace or home, ref.name) for ref in refs if is_service(ref))
+
+
+def references(rule: HTTPRouteRule | GRPCRouteRule) -> Iterator[BackendRef]:
+    """What one rule refers to."""
+    yield from rule.backend_refs
+    for each in rule.filters:
+        if each.request_mirror is not None:
+            yield each.request_mirror.backend_ref
 
 
 class Cluster:
@@ -89,6 +139,9 @@ class Cluster:
         self._files: dict[str, dict[Key, Resource]] = {}
         self._claims: dict[Key, list[str]] = {}
         self._refused: dict[str, tuple[ConfigError, Key | None]] = {}
+        self._about: dict[ServiceKey, dict[Key, Resource]] = {}
+        self._referring: dict[ServiceKey, dict[Key, Route]] = {}
+        """What is in force, by service: what is about it, and the routes that refer to it."""
         self._members: dict[ServiceKey, Members] = {}
 
     def __repr__(self) -> str:
@@ -146,11 +199,8 @@ class Cluster:
 
     def held(self, kind: str = "") -> list[Held]:
         """All resources in force, of one kind or of all, sorted by key."""
-        return [
-            Held(self._files[claims[0]][key], claims[0])
-            for key, claims in sorted(self._claims.items())
-            if not kind or key.kind == kind
-        ]
+        keys = sorted(key for key in self._claims if not kind or key.kind == kind)
+        return [Held(self._files[self._claims[key][0]][key], self._claims[key][0]) for key in keys]
 
     def refusals(self) -> list[ResourceStatus]:
         """What is not in force though a file holds it: files that are wrong, and resources that another file holds."""
@@ -166,9 +216,13 @@ class Cluster:
         return found
 
     def members(self, key: ServiceKey) -> Members | None:
-        """What a service is made of; None where nothing but a policy, or nothing at all, speaks of it."""
+        """What a service is made of; None where there is no such service, whatever policies speak of it."""
         members = self._members.get(key)
-        return members if members and (members.workloads or members.endpoints) else None
+        return members if members is not None and members.is_service() else None
+
+    def exists(self, namespace: str, name: str) -> bool:
+        """Whether there is such a service."""
+        return self.members(ServiceKey(namespace, name)) is not None
 
     def services(self) -> list[ServiceKey]:
         """The keys of all services, sorted."""
@@ -214,29 +268,43 @@ class Cluster:
             if old == new:
                 continue
             effective = True
-            touched.update(service for r in (old, new) if r is not None and (service := service_of(r)) is not None)
-        for service in touched:
-            self._members.pop(service, None)
-        if touched:
-            self._gather(touched)
+            if old is not None:
+                touched |= services_of(old)
+                self._leave(key, old)
+            if new is not None:
+                touched |= services_of(new)
+                self._enter(key, new)
+        for service in [service for service in touched if self._regather(service)]:
+            touched.update(parent for route in self._referring.get(service, ()) for parent in services_of(route))
         if effective:
             self.version += 1
         return frozenset(touched)
 
-    def _gather(self, services: set[ServiceKey]) -> None:
-        for resource in self._in_force():
-            service = service_of(resource)
-            if service is None or service not in services:
-                continue
-            members = self._members.setdefault(service, Members())
-            match resource:
-                case Workload():
-                    members.workloads.append(resource)
-                case Endpoint():
-                    members.endpoints.append(resource)
-                case TrafficPolicy():
-                    members.policies.append(resource)
+    def _enter(self, key: Key, resource: Resource) -> None:
+        for service in services_of(resource):
+            self._about.setdefault(service, {})[key] = resource
+        if isinstance(resource, HTTPRoute | GRPCRoute):
+            for service in referred(resource):
+                self._referring.setdefault(service, {})[key] = resource
 
-    def _in_force(self) -> Iterator[Resource]:
-        for key in sorted(self._claims):
-            yield self._files[self._claims[key][0]][key]
+    def _leave(self, key: Key, resource: Resource) -> None:
+        for service in services_of(resource):
+            del self._about[service][key]
+        if isinstance(resource, HTTPRoute | GRPCRoute):
+            for service in referred(resource):
+                del self._referring[service][key]
+                if not self._referring[service]:
+                    del self._referring[service]
+
+    def _regather(self, service: ServiceKey) -> bool:
+        """Makes the service's members anew; whether it has come or gone by that."""
+        existed = self.exists(*service)
+        about = self._about[service]
+        if about:
+            members = self._members[service] = Members(service)
+            for key in sorted(about):
+                members.add(about[key])
+        else:
+            del self._about[service]
+            self._members.pop(service, None)
+        return self.exists(*service) is not existed

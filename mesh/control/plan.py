@@ -2,12 +2,15 @@
 
 Names resolve as in Kubernetes: `votes` is in the caller's namespace, `votes.demo` in `demo`, and `votes.demo.svc` and
 `votes.demo.svc.cluster.local` are the same, spelt out. Case and one final dot do not matter (RFC 4343, RFC 1034 3.1).
+
+What a service means may depend on who asks: a route in the caller's namespace holds for its callers alone.
 """
 
 from __future__ import annotations
 
 from mesh.control.cluster import Cluster, Members, ServiceKey
-from mesh.model.config import Endpoint, Protocol, Service, Timeouts
+from mesh.model import compose
+from mesh.model.config import Endpoint, Protocol, Service
 
 MAX_NAME = 253
 """Of a host name (RFC 1035 2.3.4); what is longer names nothing."""
@@ -42,7 +45,15 @@ def plan(cluster: Cluster, name: str, namespace: str) -> Service | None:
         namespace=key.namespace,
         endpoints=endpoints(members),
         protocol=protocol(members),
-        timeouts=members.policies[0].spec.timeouts if members.policies else Timeouts(),
+        timeouts=compose.policy(*key, members.policies).timeouts,
+        traffic=compose.traffic(
+            *key,
+            policies=members.policies,
+            routes=members.routes,
+            faults=members.faults,
+            caller=namespace,
+            exists=cluster.exists,
+        ),
     )
 
 
@@ -53,15 +64,23 @@ def endpoints(members: Members) -> tuple[Endpoint, ...]:
         spec = resource.spec
         by_address.setdefault(
             spec.address,
-            Endpoint(address=spec.address, identity=spec.identity, workload=spec.workload, version=spec.version),
+            Endpoint(
+                address=spec.address,
+                weight=spec.weight,
+                identity=spec.identity,
+                workload=spec.workload,
+                version=spec.version,
+                zone=spec.zone,
+                meshed=spec.meshed,
+            ),
         )
     return tuple(by_address[address] for address in sorted(by_address))
 
 
 def protocol(members: Members) -> Protocol:
     """The policy's word, else that of the first workload or endpoint that does not leave it to detection."""
-    for policy in members.policies:
-        if policy.spec.protocol is not None:
-            return policy.spec.protocol
+    said = compose.policy(*members.key, members.policies).protocol
+    if said is not None:
+        return said
     spoken = [w.spec.protocol for w in members.workloads] + [e.spec.protocol for e in members.endpoints]
     return next((protocol for protocol in spoken if protocol is not Protocol.DETECT), Protocol.DETECT)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 import msgspec
+from msgspec.structs import replace
 
 from mesh.control.applied import Applied, InSource
-from mesh.control.cluster import Cluster, Held, Key, key_of
+from mesh.control.cluster import Cluster, Held, Key, key_of, services_of
 from mesh.control.routes import Answer, Query, Refusal, Request, Route, answer, text
-from mesh.model.api import Problem, ResourceStatus, ResourceView
+from mesh.model import compose
+from mesh.model.api import Condition, Problem, ResourceStatus, ResourceView
 from mesh.model.errors import ConfigError
-from mesh.model.resources import API_VERSION, KINDS, Metadata
+from mesh.model.resources import API_VERSION, KINDS, Metadata, Resource
 
 KIND = Query("kind", "Only of this kind.", choices=("", *KINDS))
 ONE = "/api/v1/resources/{kind}/{namespace}/{name}"
@@ -35,7 +37,7 @@ class ResourcesApi:
             Route(
                 "GET",
                 everything,
-                "What is in force, and what was refused.",
+                "What is in force and how it fares, and what was refused.",
                 list[ResourceView],
                 handler=self.get_all,
                 query=(KIND,),
@@ -62,7 +64,7 @@ class ResourcesApi:
 
     async def get_all(self, request: Request) -> Answer:
         kind = text(request, KIND)
-        views = [view(self._applied.shown(held)) for held in self._cluster.held(kind)]
+        views = [self._view(held) for held in self._cluster.held(kind)]
         views += [refused(status) for status in self._cluster.refusals() if status.kind in (kind, "") or not kind]
         return answer(views)
 
@@ -70,7 +72,7 @@ class ResourcesApi:
         key = key_in(request)
         held = self._cluster.get(key)
         if held is not None:
-            return answer(view(self._applied.shown(held)))
+            return answer(self._view(held))
         for status in self._cluster.refusals():
             if Key(status.kind, status.namespace, status.name) == key:
                 return answer(refused(status))
@@ -81,11 +83,12 @@ class ResourcesApi:
         if len(file) > MAX_FILE_NAME or "\0" in file:
             raise Refusal(422, Problem(f"{FILE_HEADER} is no path: longer than {MAX_FILE_NAME}, or with NUL"))
         try:
-            return answer(self._applied.put(request.body.decode(), file))
+            statuses = self._applied.put(request.body.decode(), file)
         except UnicodeDecodeError as exc:
             raise Refusal(422, Problem(f"not UTF-8 at byte {exc.start}", file=file)) from exc
         except ConfigError as exc:
             raise Refusal(422, Problem(exc.reason, file=exc.file, line=exc.line, field=exc.field)) from exc
+        return answer([self._with_conditions(status) for status in statuses])
 
     async def delete(self, request: Request) -> Answer:
         key = key_in(request)
@@ -100,25 +103,44 @@ class ResourcesApi:
             raise Refusal(404, Problem(f"there is no {key}"))
         return answer(status)
 
+    def _view(self, held: Held) -> ResourceView:
+        return view(self._applied.shown(held), conditions_of(self._cluster, held.resource))
+
+    def _with_conditions(self, status: ResourceStatus) -> ResourceStatus:
+        held = self._cluster.get(Key(status.kind, status.namespace, status.name))
+        return replace(status, conditions=conditions_of(self._cluster, held.resource)) if held else status
+
 
 def key_in(request: Request) -> Key:
     """The key in the path."""
     return Key(*(request.parameters[part] for part in ("kind", "namespace", "name")))
 
 
-def view(held: Held) -> ResourceView:
+def conditions_of(cluster: Cluster, resource: Resource) -> tuple[Condition, ...]:
+    """How a resource in force fares beside the others, now."""
+    beside = [members for key in services_of(resource) if (members := cluster.members(key)) is not None]
+    return compose.conditions(
+        resource,
+        policies=[policy for members in beside for policy in members.policies],
+        routes=[route for members in beside for route in members.routes],
+        exists=cluster.exists,
+    )
+
+
+def view(held: Held, conditions: tuple[Condition, ...] = ()) -> ResourceView:
     """A resource in force, as it is shown."""
     resource = held.resource
     return ResourceView(
-        apiVersion=API_VERSION,
+        apiVersion=resource.api_version,
         kind=resource.kind,
         metadata=resource.metadata,
         spec=msgspec.to_builtins(resource.spec),
-        status=ResourceStatus(*key_of(resource), file=held.file),
+        status=ResourceStatus(*key_of(resource), file=held.file, conditions=conditions),
     )
 
 
 def refused(status: ResourceStatus) -> ResourceView:
     """What is not in force, as it is shown."""
     metadata = Metadata(name=status.name, namespace=status.namespace)
-    return ResourceView(API_VERSION, status.kind, metadata, {}, status)
+    known = KINDS.get(status.kind)
+    return ResourceView(known.api_version if known else API_VERSION, status.kind, metadata, {}, status)

@@ -4,6 +4,7 @@ The supervision tree:
 
     control
     ├─ files         looks at the sources and the state folder
+    ├─ expiry        takes faults away whose time is over
     └─ api           accepts
        └─ connection one task each; a websocket's has a nursery of its own
 """
@@ -24,6 +25,7 @@ from mesh.control.aggregate import Aggregate
 from mesh.control.api import Api
 from mesh.control.applied import Applied
 from mesh.control.cluster import Cluster
+from mesh.control.expiry import Expiry
 from mesh.control.files import Files
 from mesh.control.meta_api import MetaApi
 from mesh.control.observe_api import ObserveApi
@@ -65,16 +67,18 @@ async def serve(
     files = Files(sources, state, cluster, push.changed, log)
     files.prepare()
     listeners, url, host = await listen_on(listen)
+    applied = Applied(cluster, files)
     meta = MetaApi(release)
     routes = [
         *ObserveApi(cluster, aggregate, taps, push, release).routes(),
-        *ResourcesApi(cluster, Applied(cluster, files)).routes(),
+        *ResourcesApi(cluster, applied).routes(),
         *meta.routes(),
     ]
     meta.describe(routes)
     api = Api(Router(routes), Access(token, {host, *hosts}), log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(files.watch, name="files")
+        nursery.start_soon(Expiry(cluster, applied, log).run, name="expiry")
         await nursery.start(api.serve, listeners, name="api")
         log.info("control plane listens", url=url, version=release, resources=len(cluster.held()))
         task_status.started(url)

@@ -55,6 +55,7 @@ def proxy_yaml(workload: Workload, ports: Ports, control: str, token: str) -> by
         limits=Limits(drain_timeout=DRAIN_SECONDS, drain_grace=DRAIN_GRACE_SECONDS),
         control=ControlLink(url=control, token=token, workload=name, namespace=namespace),
         name=name,
+        zone=workload.spec.zone,
     )
     told = {key: value for key, value in msgspec.to_builtins(config).items() if value not in ("", [], {}, None)}
     usual = msgspec.to_builtins(Limits())
@@ -91,6 +92,8 @@ def endpoint_yaml(workload: Workload, replica: str, ports: Ports, pid: int) -> b
         version=workload.spec.version,
         protocol=workload.spec.protocol,
         pid=pid,
+        zone=workload.spec.zone,
+        meshed=True,  # what listens there is the replica's sidecar
     )
     resource = {
         "apiVersion": API_VERSION,

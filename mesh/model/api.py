@@ -74,6 +74,17 @@ class ProxyInfo(msgspec.Struct, frozen=True):
     """Service name -> reason, for what it refused and does not have in force."""
 
 
+class Condition(msgspec.Struct, frozen=True):
+    """One thing that is so or not of a resource in force, in Gateway API's words for types and reasons."""
+
+    type: str
+    """Accepted | ResolvedRefs"""
+    status: bool
+    reason: str
+    """One word: Accepted, Conflicted, NoMatchingParent, TargetNotFound; ResolvedRefs, BackendNotFound, InvalidKind."""
+    message: str = ""
+
+
 class ResourceStatus(msgspec.Struct, frozen=True):
     """How a resource fares: `result` of the request (created | configured | unchanged | deleted), `accepted`, and why
     not."""
@@ -85,6 +96,8 @@ class ResourceStatus(msgspec.Struct, frozen=True):
     accepted: bool = True
     reason: str = ""
     file: str = ""
+    conditions: tuple[Condition, ...] = ()
+    """Of one in force: how it fares beside all others, now."""
 
 
 class ResourceView(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import enum
 import msgspec
 
 from mesh.model.limits import Limits
+from mesh.model.traffic import Duration, Traffic
 
 
 class Protocol(enum.StrEnum):
@@ -49,14 +50,19 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     identity: str = ""
     workload: str = ""
     version: str = ""
+    zone: str = ""
+    meshed: bool = False
+    """There is a proxy of ours at this address: HTTP/1.1 travels to it as HTTP/2, and deadlines are passed on."""
 
 
-class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Seconds; 0 means the proxy's own limit. `request` spans from head to last byte, all tries included."""
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """Seconds; 0 means the proxy's own limit, or none. `request` spans from head to last byte, all tries included;
+    `backend_request` one try."""
 
-    connect: float = 0.0
-    request: float = 0.0
-    idle: float = 0.0
+    connect: Duration = 0.0
+    request: Duration = 0.0
+    backend_request: Duration = 0.0
+    idle: Duration = 0.0
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -68,6 +74,7 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     protocol: Protocol = Protocol.DETECT
     timeouts: Timeouts = Timeouts()
     namespace: str = ""
+    traffic: Traffic = Traffic()
 
 
 class OutboundListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,4 +126,6 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control: ControlLink | None = None
     name: str = ""
     """Shown as the proxy's workload in logs and taps."""
+    zone: str = ""
+    """Where this proxy runs, for services whose balancing prefers a zone."""
     http2_codec: str = "ngh2"

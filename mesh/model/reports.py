@@ -43,6 +43,8 @@ class SeriesKey(msgspec.Struct, frozen=True, array_like=True):
     """The classification: not a 5xx, not a failing grpc-status, not failed by the mesh."""
     tls: str
     """true | disabled | no_identity"""
+    route: str = ""
+    """`ROUTE/RULE` that it took; empty where the service has no routes."""
 
 
 class SeriesDelta(msgspec.Struct, frozen=True, array_like=True):
@@ -95,6 +97,10 @@ class TapEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     grpc_status: int = -1
     outcome: str = ""
     error: str = ""
+    route: str = ""
+    """`ROUTE/RULE` that it took."""
+    retries: int = 0
+    """end: further tries, hedges among them."""
     at: float = 0.0
     """Seconds since the epoch."""
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import trio
 
 from mesh.model.errors import ConfigError
+from mesh.proxy.authority import split_address
 from mesh.proxy.connection import Accepting, Connection, Ended
 from mesh.proxy.downstream import Listener
-from mesh.proxy.route import split_address
 from mesh.proxy.supervise import contained
 
 BACKLOG = 4096

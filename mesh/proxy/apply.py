@@ -3,10 +3,13 @@ was."""
 
 from __future__ import annotations
 
+import re
+
 from mesh.model.config import Service
 from mesh.model.push import ServiceUpdate
+from mesh.proxy.authority import split_address
 from mesh.proxy.directory import Directory
-from mesh.proxy.route import split_address
+from mesh.proxy.plan import Plan
 
 WEIGHT_MOST = 1_000_000
 ENDPOINTS_MOST = 10_000
@@ -28,10 +31,14 @@ def problem_with(service: Service) -> str | None:
         seen.add(endpoint.address)
         if not 0 <= endpoint.weight <= WEIGHT_MOST:
             return f"{field}.weight: {endpoint.weight} is not between 0 and {WEIGHT_MOST}"
-    timeouts = service.timeouts
-    for name, value in (("connect", timeouts.connect), ("request", timeouts.request), ("idle", timeouts.idle)):
+    for name in service.timeouts.__struct_fields__:
+        value = getattr(service.timeouts, name)
         if not value >= 0:  # nor is it NaN
             return f"timeouts.{name}: {value} is not a time of 0 s or more"
+    try:
+        Plan(service, True, None, 0.0)
+    except re.error as exc:
+        return f"traffic: {exc.pattern!r:.80} is no regular expression: {exc}"
     return None
 
 

@@ -6,6 +6,7 @@ holds a supervisor per connection.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,15 +17,23 @@ from mesh.model.config import Endpoint as EndpointSpec
 from mesh.model.config import Protocol, Service
 from mesh.model.limits import Limits
 from mesh.proxy.balance import Balancer
+from mesh.proxy.balance_hash import hash_key
+from mesh.proxy.balance_policy import build
+from mesh.proxy.begin import move
+from mesh.proxy.breaker import CircuitState, may_eject, panicking
 from mesh.proxy.dial import ClientTls
 from mesh.proxy.endpoint import Endpoint
+from mesh.proxy.plan import Plan
 from mesh.proxy.reactor import Reactor
-from mesh.proxy.report import Reports
+from mesh.proxy.report import Reports, Tally
 from mesh.proxy.rescue import Reason
 from mesh.wire.codec import Codec, Role
 
 if TYPE_CHECKING:
     from mesh.proxy.exchange import Exchange
+    from mesh.proxy.mirror import Mirror
+
+CLOSED, OPEN = CircuitState.CLOSED, CircuitState.OPEN
 
 
 class Shared(NamedTuple):
@@ -36,6 +45,10 @@ class Shared(NamedTuple):
     random: Callable[[], float]
     http2: Callable[[Role, Limits], Codec]
     log: Callable[[str, str, str], None]
+    wall: Callable[[], float] = time.time
+    """Seconds since the epoch, for what YAML says in dates."""
+    zone: str = ""
+    """Where this proxy runs."""
     own: Collection[str] = ()
     """Names (`dial.listener_name`) of our outbound listeners, which no outbound connection may lead back to."""
 
@@ -44,24 +57,9 @@ class Cluster:
     """A service as this proxy uses it: its endpoints, its balancer, and the requests that wait for either."""
 
     __slots__ = (
-        "_http2",
-        "balancer",
-        "by_address",
-        "changed",
-        "configured",
-        "endpoints",
-        "name",
-        "next_up",
-        "nursery",
-        "outbound",
-        "over",
-        "request_timeout",
-        "scope",
-        "shared",
-        "spec",
-        "tls",
-        "to_start",
-        "waiting",
+        *("balancer", "by_address", "changed", "configured", "endpoints", "governed", "http2", "mirrors", "name"),
+        *("next_up", "nursery", "outbound", "over", "plan", "probes", "request_timeout", "scope", "shared", "spec"),
+        *("tls", "to_start", "waiting"),
     )
 
     def __init__(
@@ -88,6 +86,9 @@ class Cluster:
         self.changed = trio.Event()
         self.scope = shared.reports.scope("outbound" if outbound else "inbound", spec.name, "", "disabled")
         self.spec = spec
+        self.mirrors: set[Mirror] = set()
+        self.probes: list[Endpoint] = []
+        self.plan = Plan(spec, outbound, None, shared.reactor.clock())
         self.update(spec)
 
     def __repr__(self) -> str:
@@ -97,9 +98,15 @@ class Cluster:
         """Follow a new version of the service: endpoints are added, kept (with their load and connections) or
         retired."""
         now = self.shared.reactor.clock()
+        breaker = spec.traffic.breaker
+        if breaker != self.spec.traffic.breaker:
+            for endpoint in self.endpoints:
+                endpoint.circuit.follow(breaker)
         self.spec = spec
+        self.plan = Plan(spec, self.outbound, self.plan, now)
+        self.governed = self.plan.governed
         self.request_timeout = spec.timeouts.request
-        self._http2 = None if spec.protocol is Protocol.DETECT else spec.protocol is Protocol.HTTP2
+        self.http2 = None if spec.protocol is Protocol.DETECT else spec.protocol is Protocol.HTTP2
         old = self.by_address
         self.by_address = {one: old.get(one) or Endpoint(self, one, now) for one in spec.endpoints}
         self.endpoints = list(self.by_address.values())
@@ -107,8 +114,10 @@ class Cluster:
         for key, endpoint in old.items():
             if key not in self.by_address:
                 endpoint.retire(now)
+        for endpoint in self.endpoints:
+            endpoint.check()
         for exchange in list(self.waiting):
-            exchange.move_to(self, now)  # what waited for the first word about this service also learns its deadline
+            move(exchange, self, now)  # what waited for the first word about this service also learns its policy
         self.changed.set()
         self.changed = trio.Event()
 
@@ -118,44 +127,94 @@ class Cluster:
         self.update(msgspec.structs.replace(self.spec, endpoints=()))
         for exchange in list(self.waiting):
             exchange.fail(Reason.NO_ENDPOINTS, "it is not there any more", now)
+        for mirror in list(self.mirrors):
+            mirror.client_reset(now)
         self.over.set()
 
-    def refresh(self, now: float) -> None:
-        """Balance over the endpoints that are not known to be down; over all if all are."""
-        up = [endpoint for endpoint in self.endpoints if endpoint.down_until <= now]
-        down = [endpoint.down_until for endpoint in self.endpoints if endpoint.down_until > now]
-        self.balancer: Balancer[Endpoint] = Balancer(up or self.endpoints, self.shared.random)
-        self.next_up = min(down) if down else float("inf")
+    def govern(self, spec: Service) -> None:
+        """Follow the policies of `spec` and keep the endpoints: for the application beside us, whose address the
+        control plane does not decide."""
+        self.update(msgspec.structs.replace(self.spec, traffic=spec.traffic))
 
-    def speaks_http2(self, exchange: Exchange) -> bool:
-        """What to speak to the endpoints: what the service says, else what the client speaks."""
-        told = self._http2
-        return exchange.downstream.protocol == "http2" if told is None else told
+    def refresh(self, now: float) -> None:
+        """Balance over the endpoints that are fit for use: not known to be down, unhealthy or ejected. Over all, where
+        too few are."""
+        soon = float("inf")
+        fit: list[Endpoint] = []
+        self.probes = []
+        for endpoint in self.endpoints:
+            circuit = endpoint.circuit
+            if endpoint.down_until > now:
+                soon = min(soon, endpoint.down_until)
+            elif circuit.state is not CLOSED:
+                if circuit.due(now):
+                    self.probes.append(endpoint)
+                elif circuit.state is OPEN:
+                    soon = min(soon, circuit.opened_until)
+            elif endpoint.healthy:
+                fit.append(endpoint)
+        if not fit or panicking(self.spec.traffic.breaker, len(fit), len(self.endpoints)):
+            fit = self.endpoints
+        shared = self.shared
+        self.balancer: Balancer[Endpoint] = build(
+            self.spec.traffic.balancing, self.endpoints, fit, shared.random, zone=shared.zone, now=now
+        )
+        self.next_up = soon
+
+    def eject(self, endpoint: Endpoint, now: float) -> None:
+        """Take an endpoint out of use, if that leaves enough of the others."""
+        ejected = sum(one.circuit.state is not CLOSED for one in self.endpoints if one is not endpoint)
+        if endpoint.circuit.state is CLOSED:
+            if not may_eject(self.spec.traffic.breaker, ejected, len(self.endpoints)):
+                return
+            self.shared.reports.tally(Tally.EJECTION, self.name, endpoint.spec.workload or endpoint.address)
+        endpoint.circuit.open(now)
+        self.refresh(now)
 
     def assign(self, exchange: Exchange, now: float) -> None:
         """Choose an endpoint for the exchange, or queue it until there is one."""
         if now >= self.next_up:
             self.refresh(now)
-        endpoint = self.balancer.choose(exchange.tried or (), now)
-        if endpoint is not None:
+        if self.probes:
+            endpoint = self.probes.pop()
+            endpoint.circuit.probe(now)
+            endpoint.probing = exchange
             endpoint.assign(exchange, now)
+            return
+        key = -1
+        on = self.spec.traffic.balancing.hash
+        if on is not None:
+            key = hash_key(exchange.head, on, exchange.downstream.peer)
+        chosen = self.balancer.choose(exchange.tried or (), now, key)
+        if chosen is not None:
+            chosen.assign(exchange, now)
         elif len(self.waiting) >= self.shared.limits.pending_requests:
             exchange.fail(Reason.OVERLOADED, f"{len(self.waiting)} requests wait already and no endpoint is ready", now)
         else:
             self.waiting[exchange] = None
             exchange.queue = self.waiting
 
-    def why_pending(self, exchange: Exchange) -> tuple[Reason, str]:
+    def conditions(self, now: float) -> str:
+        """For people: how many endpoints there are and what is the matter with those that are not in use."""
+        found: dict[str, int] = {}
+        for endpoint in self.endpoints:
+            condition = endpoint.condition(now)
+            found[condition] = found.get(condition, 0) + 1
+        first = sorted(found.items(), key=lambda one: -one[1])[:5]
+        what = ", ".join(f"{count} {condition}" for condition, count in first)
+        return f"{len(self.endpoints)} endpoints" + (f": {what}" if what else "")
+
+    def why_pending(self, exchange: Exchange, now: float) -> tuple[Reason, str]:
         """Why an exchange has waited so long: the reason and the cause for its error."""
         waited = f"within {self.shared.limits.pending_timeout:.3g} s"
         if exchange.queue is not self.waiting:
             cause = exchange.endpoint.last_cause if exchange.endpoint else ""
             return Reason.CONNECT_FAILED, f"no connection became free {waited}" + (
-                f" (last error: {cause})" if cause else ""
+                f" (last error: {cause}; {self.conditions(now)})" if cause else f" ({self.conditions(now)})"
             )
         if not self.configured:
             return Reason.NOT_CONFIGURED, f"the control plane has not said {waited} what this service is"
-        return Reason.NO_ENDPOINTS, f"no endpoint became ready {waited}"
+        return Reason.NO_ENDPOINTS, f"no endpoint became ready {waited} ({self.conditions(now)})"
 
     def start(self, endpoint: Endpoint) -> None:
         """Have the endpoint's task run."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import trio
 
 from mesh.model.errors import PeerError
+from mesh.proxy.authority import join_address, split_address
 from mesh.proxy.rescue import Reason
-from mesh.proxy.route import join_address, split_address
 from mesh.wire.tls import Tls, TlsError, verify_identity
 
 
@@ -24,12 +24,14 @@ class ClientTls(NamedTuple):
 
 
 class ConnectFailed(PeerError):
-    """An endpoint could not be reached; `reason` says at which step, `str()` why."""
+    """An endpoint could not be reached; `kind` says at which step, `str()` why. `silent`: it said nothing at all, so
+    that a packet may have been lost (a full accept queue drops them)."""
 
-    def __init__(self, kind: Reason, detail: str, peer: str) -> None:
+    def __init__(self, kind: Reason, detail: str, peer: str, *, silent: bool = False) -> None:
         super().__init__(detail, peer=peer)
         self.kind = kind
         self.detail = detail
+        self.silent = silent
 
     def __str__(self) -> str:
         return self.detail
@@ -53,7 +55,8 @@ async def dial(
         with trio.fail_after(connect_timeout):
             sock = await connect(address)
     except trio.TooSlowError:
-        raise ConnectFailed(Reason.CONNECT_FAILED, f"connect took over {connect_timeout:.3g} s", address) from None
+        detail = f"connect took over {connect_timeout:.3g} s"
+        raise ConnectFailed(Reason.CONNECT_FAILED, detail, address, silent=True) from None
     except socket.gaierror as exc:
         detail = f"neither a service that is known here nor a name that resolves ({exc.strerror})"
         raise ConnectFailed(Reason.CONNECT_FAILED, detail, address) from exc

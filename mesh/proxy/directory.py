@@ -12,9 +12,11 @@ import trio
 
 from mesh.model.config import Endpoint, Service
 from mesh.model.errors import ConduitError
+from mesh.proxy.authority import own_address, service_name
+from mesh.proxy.begin import move
 from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.dial import ClientTls
-from mesh.proxy.route import own_address, service_name
+from mesh.proxy.rescue import Reason
 
 NAMES = 4096
 """Authorities remembered; an application that invents more starts over, which costs it a look-up, and us no memory."""
@@ -37,6 +39,7 @@ class Directory:
         self.shared = shared
         self.ask = ask
         self.own: set[str] = set()
+        self.inbound: dict[str, list[Cluster]] = {}
         self.services: dict[str, Cluster] = {}
         self.outside: dict[str, Cluster] = {}
         self._unknown: set[str] = set()
@@ -54,6 +57,10 @@ class Directory:
                 self._by_authority.clear()
             self._by_authority[key] = cluster
         return cluster
+
+    def named(self, name: str) -> Cluster:
+        """The cluster of a service that a route names. Raises NotAnAuthority or Loop for what is no name."""
+        return self.services.get(name) or self.resolve(name.encode(), b"http")
 
     def _resolve(self, authority: str, port: int) -> Cluster:
         try:
@@ -111,15 +118,23 @@ class Directory:
             if cluster is not None and not cluster.configured:
                 # whoever waits is for an address outside; each waiting request knows its own port
                 del self.services[name]
+                now = self.shared.reactor.clock()
                 for exchange in list(cluster.waiting):
-                    outside = self.resolve(exchange.head.authority, exchange.head.scheme)
-                    exchange.move_to(outside, self.shared.reactor.clock())
+                    if exchange.care is not None:  # a route led here
+                        exchange.fail(Reason.BAD_BACKEND, f"{name} is no service of the mesh", now)
+                    else:
+                        move(exchange, self.resolve(exchange.head.authority, exchange.head.scheme), now)
                 cluster.retire()
             elif cluster is not None:
                 cluster.update(Service(cluster.name))
             self.shared.reactor.settle()
             return
         self._unknown.discard(name)
+        for inbound in self.inbound.get(name, ()):
+            inbound.govern(service)
+        if cluster is None and name in self.inbound:
+            self.shared.reactor.settle()
+            return  # nobody here has called it
         if cluster is None:
             cluster = self.services[name] = self._start(Cluster(self.shared, service))
         cluster.configured = True
@@ -143,7 +158,8 @@ class Directory:
             await trio.sleep_forever()
 
     def host_inbound(self, cluster: Cluster) -> Cluster:
-        """Hold the task of an inbound cluster, which has no name to be found by."""
+        """Hold the task of an inbound cluster, which has no name to be called by; policies for its name reach it."""
+        self.inbound.setdefault(cluster.name, []).append(cluster)
         return self._start(cluster)
 
 

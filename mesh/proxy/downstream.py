@@ -9,14 +9,17 @@ import trio
 
 from mesh.model.limits import Limits
 from mesh.proxy import taps as tap_events
+from mesh.proxy.begin import begin
 from mesh.proxy.cluster import Cluster
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Directory, Loop, NotAnAuthority
-from mesh.proxy.exchange import DONE, Exchange
+from mesh.proxy.exchange import Exchange
 from mesh.proxy.leg import Leg
+from mesh.proxy.outgoing import GRPC_TIMEOUT, ORIGINAL, TIMEOUT
 from mesh.proxy.reactor import Channel
 from mesh.proxy.report import Reports, Scope
 from mesh.proxy.rescue import ANSWERS, Reason, response, sentence
+from mesh.proxy.retry import grpc_timeout, timeout_ms
 from mesh.proxy.taps import Taps
 from mesh.wire.codec import Broken, Codec, Data, Event, GoAway, Refused, Request, Reset, Trailers
 from mesh.wire.head import Head
@@ -56,6 +59,7 @@ class Downstream:
         "exchanges",
         "handed_over",
         "identity",
+        "inbound",
         "leg",
         "limits",
         "listener",
@@ -89,6 +93,7 @@ class Downstream:
         self.taps = shared.taps
         self.clock = shared.clock
         self.listener = listener
+        self.inbound = listener.direction == "inbound"
         self.target = target or listener.cluster
         self.number = number
         self.peer = peer
@@ -156,20 +161,22 @@ class Downstream:
             content_type = head.get(b"content-type")
             if content_type is not None and content_type.startswith(b"application/grpc"):
                 exchange.is_grpc = True
+                told = head.get(GRPC_TIMEOUT)
+                if told is not None and (left := grpc_timeout(told)) is not None:
+                    exchange.deadline = now + left
+            elif self.inbound and head.get(ORIGINAL) == b"http1":
+                exchange.protocol = "http1"
+        told = head.get(TIMEOUT)
+        if told is not None and (left := timeout_ms(told)) is not None:
+            exchange.deadline = min(exchange.deadline, now + left)
         if cluster is None:
             cluster = self._named(exchange, head, now)
             if cluster is None:
                 return
-        exchange.cluster = cluster
         self.exchanges[stream] = exchange
         if self.taps.active:
             exchange.watchers = self.taps.watchers(cluster.name, head)
-        timeout = cluster.request_timeout
-        if timeout:
-            exchange.deadline = now + timeout
-        cluster.assign(exchange, now)
-        if (timeout or exchange.queue is not None) and exchange.state is not DONE:
-            exchange.arm(now)
+        begin(exchange, cluster, now)
 
     def _named(self, exchange: Exchange, head: Head, now: float) -> Cluster | None:
         """The cluster for what the request names; None if it was answered here, or is a CONNECT."""
@@ -206,21 +213,26 @@ class Downstream:
     def over(self, exchange: Exchange, outcome: str, now: float) -> None:
         """An exchange is done: forget it and record what it was."""
         self.exchanges.pop(exchange.stream, None)
-        cluster, endpoint = exchange.cluster, exchange.endpoint
-        if self.listener.direction == "outbound":
-            scope = endpoint.scope if endpoint is not None else cluster.scope
-        else:
+        cluster, endpoint, care = exchange.parent, exchange.endpoint, exchange.care
+        if self.inbound:
             scope = self._scopes.get(cluster) or self._inbound_scope(cluster)
+        elif endpoint is None:
+            scope = cluster.scope
+        elif endpoint.cluster is cluster:
+            scope = endpoint.scope
+        else:  # a route led to another service: what was called is counted
+            scope = self.reports.scope("outbound", cluster.name, endpoint.scope.peer, endpoint.scope.tls)
         started = exchange.started_at
         self.reports.record(
             scope,
-            "grpc" if exchange.is_grpc else self.protocol,
+            "grpc" if exchange.is_grpc else exchange.protocol,
             exchange.status,
             exchange.grpc_status,
             outcome,
             exchange.error,
             (exchange.answered_at or now) - started,
             now - started,
+            care.route.name if care is not None and care.route is not None else "",
         )
         if exchange.watchers:
             if not exchange.sent_at:

@@ -12,6 +12,7 @@ import trio
 
 from mesh.model.config import Endpoint as EndpointSpec
 from mesh.proxy.balance import Load, Loaded
+from mesh.proxy.breaker import Circuit, CircuitState
 from mesh.proxy.dial import ConnectFailed, dial
 from mesh.proxy.reactor import Channel
 from mesh.proxy.report import Scope
@@ -24,7 +25,9 @@ from mesh.wire.http1 import Http1
 if TYPE_CHECKING:
     from mesh.proxy.cluster import Cluster
     from mesh.proxy.exchange import Exchange
+    from mesh.proxy.health import Health
 
+CLOSED, HALF_OPEN = CircuitState.CLOSED, CircuitState.HALF_OPEN
 DOWN_SECONDS = 0.25
 """How long an endpoint that refused to connect is left alone, doubled each time up to DOWN_MOST."""
 DOWN_MOST = 10.0
@@ -35,16 +38,20 @@ class Endpoint(Loaded):
 
     __slots__ = (
         "address",
+        "circuit",
         "cluster",
         "connections",
         "dialling",
         "down_for",
         "down_until",
+        "health",
         "http2",
         "idle",
         "last_cause",
+        "meshed",
         "numbered",
         "nursery",
+        "probing",
         "queue",
         "retired",
         "scope",
@@ -52,13 +59,20 @@ class Endpoint(Loaded):
         "started",
         "to_dial",
         "wake",
+        "watching",
     )
 
     def __init__(self, cluster: Cluster, spec: EndpointSpec, now: float) -> None:
         self.cluster = cluster
         self.spec = spec
         self.address = spec.address
+        self.zone = spec.zone
+        self.meshed = spec.meshed and cluster.outbound
         self.load = Load(spec.weight, now)
+        self.circuit = Circuit(cluster.spec.traffic.breaker, cluster.shared.random)
+        self.probing: Exchange | None = None
+        self.health: Health | None = None
+        self.watching: trio.CancelScope | None = None
         self.http2: list[Upstream] = []
         self.idle: list[Upstream] = []
         self.connections: set[Upstream] = set()
@@ -96,8 +110,60 @@ class Endpoint(Loaded):
         exchange.queue = self.queue
         self._dial_if_needed(exchange)
 
+    def speaks_http2(self, exchange: Exchange) -> bool:
+        """What to speak to it: HTTP/2 to another proxy of ours, but for what asks to become another protocol; else
+        what the service says, else what the client speaks."""
+        if self.meshed:
+            return not exchange.head.upgrade
+        told = self.cluster.http2
+        return exchange.protocol == "http2" if told is None else told
+
+    # --- what its answers say of it ----------------------------------------------------------------------------------
+
+    def succeeded(self, exchange: Exchange, now: float) -> None:
+        """It has answered well. Hot."""
+        probing = self.probing
+        if probing is not None and probing is not exchange:
+            return  # it was sent before the circuit opened
+        if self.circuit.succeeded(now):
+            self.probing = None
+            self.load.since = now
+            self.cluster.refresh(now)
+
+    def failed(self, exchange: Exchange | None, cause: str, now: float) -> None:
+        """It has answered badly, or not at all; no exchange: nobody can reach it."""
+        self.last_cause = cause
+        probing = self.probing
+        if probing is not None and exchange is not None and probing is not exchange:
+            return
+        if self.circuit.failed(now, cause):
+            self.probing = None
+            self.cluster.eject(self, now)
+
+    def unjudged(self, now: float) -> None:
+        """The request that was to try it ended without saying anything about it: the next one tries it."""
+        self.probing = None
+        if self.circuit.state is HALF_OPEN:
+            self.circuit.forget_probe(now)
+            self.cluster.refresh(now)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether health checks, if there are any, find it fit."""
+        return self.health is None or self.health.fit
+
+    def condition(self, now: float) -> str:
+        """One phrase for people: why it is not used, or that it is."""
+        if not self.healthy and self.health is not None:
+            return f"unhealthy ({self.health.cause})"
+        if self.circuit.state is not CLOSED:
+            return f"ejected ({self.circuit.cause})"
+        if self.down_until > now:
+            return f"down ({self.last_cause})"
+        return "in use"
+
     def _available(self, exchange: Exchange) -> Upstream | None:
-        if self.cluster.speaks_http2(exchange):
+        if self.speaks_http2(exchange):
             for upstream in self.http2:
                 if upstream.leg.codec.can_open:
                     return upstream
@@ -111,7 +177,7 @@ class Endpoint(Loaded):
 
     def _dial_if_needed(self, exchange: Exchange) -> None:
         limits = self.cluster.shared.limits
-        if self.cluster.speaks_http2(exchange):
+        if self.speaks_http2(exchange):
             # streams of a connection that is being dialled are worth a hundred requests in the queue
             wanted = self.dialling == 0 and len(self.http2) < limits.upstream_http2_connections
             http2 = True
@@ -177,9 +243,45 @@ class Endpoint(Loaded):
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             self._start_dials(nursery)
+            self.check()
             while not self.retired:
                 self.wake = trio.Event()
                 await self.wake.wait()
+
+    def check(self) -> None:
+        """Have active health checks run as the service's policy says, from now on; none after `retire`."""
+        policy = self.cluster.spec.traffic.health
+        if self.health is not None and self.health.policy == policy:
+            return
+        if self.watching is not None:
+            self.watching.cancel()
+            self.watching = None
+        self.health = None
+        if policy is None or self.retired or not self.cluster.outbound:
+            return
+        if self.nursery is None:
+            if not self.started:
+                self.started = True
+                self.cluster.start(self)
+            return
+        from mesh.proxy.health import Health  # most services are not checked
+
+        self.health = Health(policy)
+        self.watching = trio.CancelScope()
+        self.nursery.start_soon(self._check, self.health, self.watching, name="health check")
+
+    async def _check(self, health: Health, scope: trio.CancelScope) -> None:
+        from mesh.proxy.health import watch
+
+        cluster = self.cluster
+        with scope:
+            await watch(self, health, name=cluster.name, tls=cluster.tls, shared=cluster.shared)
+
+    def health_changed(self) -> None:
+        """Checks find it fit again, or not any more."""
+        now = self.cluster.shared.reactor.clock()
+        self.load.since = now
+        self.cluster.refresh(now)
 
     async def _supervise(self, http2: bool) -> None:
         shared = self.cluster.shared
@@ -249,6 +351,7 @@ class Endpoint(Loaded):
         self.down_for = min(max(DOWN_SECONDS, self.down_for * 2), DOWN_MOST)
         self.down_until = now + self.down_for
         self.cluster.shared.reports.refuse(failure.kind.value, self.cluster.name)
+        self.failed(None, self.last_cause, now)
         self.cluster.refresh(now)
 
     def _connect_failed(self, failure: ConnectFailed, now: float) -> None:
@@ -262,12 +365,14 @@ class Endpoint(Loaded):
             del self.queue[exchange]
             exchange.queue = None
             self.load.pending -= 1
-            exchange.connect_failed(self, failure.kind, str(failure), now)
+            exchange.connect_failed(self, failure, now)
         self.cluster.shared.reactor.settle()
 
     def retire(self, now: float) -> None:
         """It is not part of the service any more: requests in its queue go elsewhere, those under way may finish."""
         self.retired = True
+        if self.watching is not None:
+            self.watching.cancel()
         for exchange in list(self.queue):
             del self.queue[exchange]
             exchange.queue = None

@@ -11,14 +11,18 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from mesh.proxy import rescue, taps
+from mesh.proxy import outgoing, rescue, taps
+from mesh.proxy.again import NEVER_ARRIVED, attempts_after_reset, has_untried
 from mesh.proxy.deadlines import Expiring
-from mesh.proxy.rescue import Reason
+from mesh.proxy.report import FAILING_GRPC, grpc_code
+from mesh.proxy.rescue import Answer, Reason
 from mesh.wire.codec import CANCEL, NO_ERROR
 from mesh.wire.head import Field, Head, UnsendableHead
 
 if TYPE_CHECKING:
+    from mesh.proxy.care import Care
     from mesh.proxy.cluster import Cluster
+    from mesh.proxy.dial import ConnectFailed
     from mesh.proxy.downstream import Downstream
     from mesh.proxy.endpoint import Endpoint
     from mesh.proxy.taps import Session
@@ -36,6 +40,8 @@ class State(enum.IntEnum):
     """The response head went to the client: from here only the end or a reset can follow."""
     DONE = 3
     """Exactly one outcome, exactly one report."""
+    HELD = 4
+    """Waits on purpose, for an injected delay or before it is sent again; nobody works for it."""
 
 
 class Input(enum.IntEnum):
@@ -47,29 +53,23 @@ class Input(enum.IntEnum):
     COMPLETED = 3
     CANCELLED = 4
     FAILED = 5
+    HOLD = 6
+    RESUMED = 7
 
 
-QUEUED, SENT, ANSWERING, DONE = State
-ASSIGNED, RESPONSE, RETRY, COMPLETED, CANCELLED, FAILED = Input
+QUEUED, SENT, ANSWERING, DONE, HELD = State
+ASSIGNED, RESPONSE, RETRY, COMPLETED, CANCELLED, FAILED, HOLD, RESUMED = Input
 
 TRANSITIONS: dict[State, dict[Input, State]] = {
-    QUEUED: {ASSIGNED: SENT, CANCELLED: DONE, FAILED: DONE},
+    QUEUED: {ASSIGNED: SENT, HOLD: HELD, COMPLETED: DONE, CANCELLED: DONE, FAILED: DONE},
+    HELD: {RESUMED: QUEUED, CANCELLED: DONE, FAILED: DONE},
     SENT: {RESPONSE: ANSWERING, RETRY: QUEUED, CANCELLED: DONE, FAILED: DONE},
     ANSWERING: {COMPLETED: DONE, CANCELLED: DONE, FAILED: DONE},
     DONE: {},
 }
 
-REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
-"""Methods that are idempotent (RFC 9110 section 9.2.2)."""
-
-NEVER_ARRIVED = frozenset({b"connect_failed", b"no_endpoints", b"overloaded"})
-"""`conduit-error` of the proxy beside the application, when the application has certainly not seen the request."""
-REFUSED_ATTEMPTS = 16
-"""Endpoints or connections that may refuse one request unseen (REFUSED_STREAM)."""
-GOAWAY_ATTEMPTS = 256
-"""Connections that may say goodbye before they come to a request. An endpoint that ends each connection after so many
-streams turns away all that were sent beyond them, and the same request may be among those again and again while a crowd
-moves from one connection to the next; each time, others were served."""
+EXPIRED_LEAST = 0.05
+"""Seconds that an endpoint must have had for a deadline to count as its failure: callers may set any."""
 NEVER = float("inf")
 NO_BODY: list[bytes] = []
 """What is kept of a request that had none; always empty."""
@@ -85,40 +85,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "answered_at",
-        "body",
-        "body_bytes",
-        "cluster",
-        "deadline",
-        "downstream",
-        "endpoint",
-        "error",
-        "grpc_status",
-        "head",
-        "is_grpc",
-        "last_cause",
-        "owed_request",
-        "owed_response",
-        "queue",
-        "queued_at",
-        "request_open",
-        "response_bytes",
-        "response_done",
-        "sent_at",
-        "slot",
-        "started_at",
-        "state",
-        "status",
-        "stream",
-        "touched_at",
-        "tried",
-        "tunnel",
-        "up_stream",
-        "upstream",
-        "watchers",
+        *("answered_at", "body", "body_bytes", "care", "cluster", "deadline", "downstream", "endpoint", "error"),
+        *("grpc_status", "head", "is_grpc", "last_cause", "owed_request", "owed_response", "parent", "protocol"),
+        *("queue", "queued_at", "request_open", "response_bytes", "response_done", "sent_at", "slot", "started_at"),
+        *("state", "status", "stream", "touched_at", "tried", "tunnel", "up_stream", "upstream", "watchers"),
     )
 
     cluster: Cluster
+    """Where it is sent: what was asked for, or what a route leads to."""
+    parent: Cluster
+    """What was asked for."""
     slot: set[Expiring]
 
     def __init__(self, downstream: Downstream, stream: int, head: Head, end: bool, now: float) -> None:
@@ -136,6 +112,8 @@ class Exchange:
         self.status = 0
         self.grpc_status = -1
         self.is_grpc = False
+        self.protocol = downstream.protocol
+        self.care: Care | None = None
         self.tunnel = self.response_done = False
         self.answered_at = self.sent_at = 0.0
         self.deadline = NEVER
@@ -164,8 +142,17 @@ class Exchange:
         self.sent_at = now
         leg = upstream.leg
         body = self.body
+        head = self.head
+        care = self.care
+        if (
+            care is not None
+            or self.deadline != NEVER
+            or upstream.endpoint.meshed
+            or self.protocol != self.downstream.protocol
+        ):
+            head = outgoing.head(self, upstream, now)
         try:
-            stream = leg.codec.send_request(self.head, not self.request_open and not body)
+            stream = leg.codec.send_request(head, not self.request_open and not body)
         except UnsendableHead as exc:
             self.upstream = None
             upstream.unused()
@@ -173,6 +160,8 @@ class Exchange:
             return
         self.up_stream = stream
         upstream.exchanges[stream] = self
+        if care is not None:
+            care.sent(self, now)
         if body:
             for chunk in body[:-1]:
                 leg.codec.send_data(stream, chunk, False)
@@ -232,17 +221,18 @@ class Exchange:
         if self.response_done:
             self._finish(COMPLETED, "completed", now)
 
-    def move_to(self, cluster: Cluster, now: float) -> None:
-        """It waits in the queue of a cluster that turned out to be another one."""
-        if self.queue is not None:
-            self.queue.pop(self, None)
-            self.queue = None
-        self.cluster = cluster
-        self.slot.discard(self)
-        self.deadline = self.started_at + cluster.request_timeout if cluster.request_timeout else NEVER
-        cluster.assign(self, now)
-        if self.state is not DONE:
-            self.arm(now)
+    def hold(self, until: float, now: float) -> None:
+        """HOLD: nobody works for it until then."""
+        self._move(HOLD)
+        assert self.care is not None
+        self.care.held_until = until
+        self.arm(now)
+
+    def resume(self, now: float) -> None:
+        """RESUMED: it looks for an endpoint."""
+        self._move(RESUMED)
+        self.queued_at = now
+        self.reassign(now)
 
     # --- the way back ------------------------------------------------------------------------------------------------
 
@@ -257,17 +247,42 @@ class Exchange:
             self.downstream.leg.channel.mark()
 
     def response(self, head: Head, end: bool, now: float) -> None:
-        """RESPONSE: the final head."""
-        if (head.status == 503 or (self.is_grpc and end)) and head.get(b"conduit-error") in NEVER_ARRIVED:
-            attempts = self.downstream.limits.connect_attempts - 1 if self._has_untried() else 0
+        """RESPONSE: the final head. It may be one for which the request is sent again."""
+        status = head.status
+        endpoint = self.endpoint
+        assert endpoint is not None
+        if (status == 503 or (end and self.is_grpc)) and head.get(b"conduit-error") in NEVER_ARRIVED:
+            attempts = self.downstream.limits.connect_attempts - 1 if has_untried(self) else 0
             if self._send_again(attempts, True, now):
                 return
+        if status >= 500:
+            endpoint.failed(self, f"status {status}", now)
+        else:
+            endpoint.load.observe(now - self.sent_at, now)
+            if not self.is_grpc:
+                endpoint.succeeded(self, now)
+            elif end:
+                self._judge(grpc_code(head.get(b"grpc-status")), now)
+        care = self.care
+        if care is not None:
+            if care.answered(self, head, end, now):
+                return
+            head = care.response_head(head)
+        self.respond(head, end, now)
+
+    def _judge(self, code: int, now: float) -> None:
+        endpoint = self.endpoint
+        assert endpoint is not None
+        if code in FAILING_GRPC:
+            endpoint.failed(self, f"grpc-status {code}", now)
+        else:
+            endpoint.succeeded(self, now)
+
+    def respond(self, head: Head, end: bool, now: float) -> None:
+        """The client gets this head."""
         self.state = TRANSITIONS[self.state][RESPONSE]
         self.touched_at = self.answered_at = now
         status = self.status = head.status
-        endpoint = self.endpoint
-        assert endpoint is not None
-        endpoint.load.observe(now - self.sent_at, now)
         self.body = None
         leg = self.downstream.leg
         try:
@@ -280,7 +295,7 @@ class Exchange:
         if status == 101 or (self.head.method == b"CONNECT" and 200 <= status < 300):
             self.tunnel = self.request_open = True
         if self.is_grpc and end:
-            self._grpc_result(head.get(b"grpc-status"))
+            self.grpc_status = grpc_code(head.get(b"grpc-status"))
         if self.watchers:
             taps.responded(self, now)
         if end:
@@ -289,6 +304,10 @@ class Exchange:
     def response_data(self, data: bytes, end: bool, now: float) -> None:
         """Body from the upstream, forwarded; acknowledged now, or when the client's leg has room."""
         self.touched_at = now
+        if self.state is not ANSWERING:
+            assert self.care is not None  # which holds an answer back, or drops it
+            if not self.care.released(self, data, end, now):
+                return
         size = len(data)
         self.response_bytes += size
         leg = self.downstream.leg
@@ -309,7 +328,15 @@ class Exchange:
     def response_trailers(self, fields: tuple[Field, ...], now: float) -> None:
         """The upstream's trailers, which end the response; gRPC's result is in them."""
         if self.is_grpc:
-            self._grpc_result(dict(fields).get(b"grpc-status"))
+            code = grpc_code(dict(fields).get(b"grpc-status"))
+            self._judge(code, now)
+            if self.state is SENT and self.care is not None and self.care.wants_again(self, code, fields, now):
+                return
+            self.grpc_status = code
+        if self.state is not ANSWERING:
+            assert self.care is not None
+            if not self.care.released(self, b"", True, now):
+                return
         try:
             self.downstream.leg.codec.send_trailers(self.stream, fields)
         except UnsendableHead as exc:
@@ -317,9 +344,6 @@ class Exchange:
             return
         self.downstream.leg.channel.mark()
         self._response_ended(now)
-
-    def _grpc_result(self, value: bytes | None) -> None:
-        self.grpc_status = int(value) if value is not None and value.isdigit() and len(value) < 4 else 2
 
     def _response_ended(self, now: float) -> None:
         if self.tunnel and self.request_open:
@@ -337,95 +361,117 @@ class Exchange:
 
     def client_reset(self, now: float) -> None:
         """CANCELLED: the client gave up or went away; the upstream learns of it at once."""
-        self._reset_upstream()
+        self.reset_upstream()
         self._finish(CANCELLED, "client_cancelled", now)
 
     def upstream_reset(self, code: int, unprocessed: bool, reason: str, now: float) -> None:
         """The upstream ended the stream early. Sent again where that is certainly safe, else the client is told."""
         upstream = self.upstream
         assert upstream is not None
-        reused = upstream.served > 0 and self.head.method in REPEATABLE
-        if unprocessed:
-            attempts = GOAWAY_ATTEMPTS if upstream.leaving else REFUSED_ATTEMPTS
-        else:
-            attempts = self.downstream.limits.connect_attempts if reused else 0
+        attempts = attempts_after_reset(self, upstream, unprocessed)
+        if not unprocessed and (self.state is ANSWERING or not attempts):
+            upstream.endpoint.failed(self, reason, now)
         if self._send_again(attempts, False, now):
+            return
+        if self.care is not None and self.care.reset(self, now):
             return
         if self.state is ANSWERING:
             self.downstream.leg.codec.reset(self.stream, code or CANCEL)
             self.downstream.leg.channel.mark()
             self.error = Reason.UPSTREAM_RESET.value
-            self._leave_upstream(now)
+            self.leave_upstream(now)
             self._finish(FAILED, "failed", now)
             return
-        self._leave_upstream(now)
+        self.leave_upstream(now)
         self.fail(Reason.UPSTREAM_RESET, reason, now)
 
     def _send_again(self, attempts: int, answered: bool, now: float) -> bool:
-        """RETRY: give the request to another endpoint, if nothing was told to the client, all that was sent can be sent
-        again, and it has not been tried `attempts` times elsewhere. Returns whether it was.
+        """Give the request to another endpoint, if all that was sent can be sent again and it has not been tried
+        `attempts` times elsewhere; returns whether it was. For requests that the application has not seen.
 
         `answered`: the upstream has answered, and that answer is dropped."""
-        tried = self.tried = self.tried or []
-        if self.state is not SENT or self.body is None or len(tried) >= attempts:
+        tried = self.tried
+        if self.state is not SENT or self.body is None or (len(tried) if tried is not None else 0) >= attempts:
             return False
-        upstream = self.upstream
-        assert upstream is not None
-        tried.append(upstream.endpoint)
-        self._move(RETRY)
-        if answered:
-            self._reset_upstream()
-        self._leave_upstream(now)
-        self.cluster.assign(self, now)
-        if self.state is QUEUED:
-            self.slot.discard(self)
-            self.queued_at = now
-            self.arm(now)
+        self.retry(answered, now)
+        self.reassign(now)
         return True
 
-    def _has_untried(self) -> bool:
-        """Whether the service has an endpoint, by now, that this was not sent to: those that it was may be gone."""
-        tried = self.tried or ()
-        return any(one is not self.endpoint and one not in tried for one in self.cluster.endpoints)
+    def retry(self, reset: bool, now: float) -> None:
+        """RETRY: leave this try (`reset`: the upstream is still busy with it). It has nowhere to go yet: `reassign` or
+        `hold` follows."""
+        upstream = self.upstream
+        assert upstream is not None
+        if self.tried is None:
+            self.tried = []
+        self.tried.append(upstream.endpoint)
+        self._move(RETRY)
+        if reset:
+            self.reset_upstream()
+        self.leave_upstream(now)
+        self.queued_at = now
+
+    def reassign(self, now: float) -> None:
+        """Look for an endpoint once more."""
+        self.cluster.assign(self, now)
+        if self.state is not DONE:
+            self.arm(now)
 
     def upstream_refused(self, cause: str, now: float) -> None:
         """What the upstream sent cannot be passed on."""
-        self._leave_upstream(now)
+        if self.endpoint is not None:
+            self.endpoint.failed(self, cause, now)
+        if self.care is not None and self.care.reset(self, now):
+            return
+        self.leave_upstream(now)
         self.fail(Reason.UPSTREAM_PROTOCOL, cause, now)
 
-    def connect_failed(self, endpoint: Endpoint, reason: Reason, cause: str, now: float) -> None:
-        """`endpoint`, which this was queued for, could not be reached: another one, or the end."""
+    def connect_failed(self, endpoint: Endpoint, failure: ConnectFailed, now: float) -> None:
+        """`endpoint`, which this was queued for, could not be reached: another one, or the end. One that did not
+        answer in time may have lost our packet: it is asked once more where there is no other."""
+        cause = str(failure)
         tried = self.tried = self.tried or []
         tried.append(endpoint)
         self.endpoint = endpoint
         self.last_cause = cause
-        if len(tried) < self.downstream.limits.connect_attempts and self._has_untried():
+        if len(tried) < self.downstream.limits.connect_attempts and (failure.silent or has_untried(self)):
             self.cluster.assign(self, now)
         else:
-            self.fail(reason, cause, now)
+            self.fail(failure.kind, cause, now)
 
     def expire(self, now: float) -> None:
-        """The deadline set by `arm` is here: of the request, of waiting for an endpoint, or of silence."""
+        """A time set by `arm` is here: the request's deadline, the end of waiting, or what its care is about."""
         if self.state is DONE:
             return
         self.slot = NO_SLOT
+        care = self.care
         if now >= self.deadline:
+            if self.upstream is not None and now - self.sent_at >= EXPIRED_LEAST:
+                self.upstream.endpoint.failed(self, "no answer in time", now)
             took = f"no whole answer within {self.deadline - self.started_at:.3g} s"
             self.fail(Reason.TIMEOUT, took, now, outcome="expired")
-        elif self.state is QUEUED:
-            reason, cause = self.cluster.why_pending(self)
+        elif care is not None and care.due(self, now):
+            return
+        elif self.state is QUEUED and now >= self.queued_at + self.downstream.limits.pending_timeout:
+            reason, cause = self.cluster.why_pending(self, now)
             self.fail(reason, cause, now)
         else:
             self.arm(now)
 
     def arm(self, now: float) -> None:
-        """Set the next deadline: the request's own, or of waiting in a queue. Silence is `watch`'s business."""
+        """Have `expire` called at the next time that matters, and no other. Silence is `watch`'s business."""
+        self.slot.discard(self)
         when = self.deadline
         if self.state is QUEUED:
             pending = self.queued_at + self.downstream.limits.pending_timeout
             when = pending if pending < when else when
+        if self.care is not None:
+            soon = self.care.next_at(self)
+            when = soon if soon < when else when
         if when != NEVER:
             self.slot = self.downstream.deadlines.add(self, when if when > now else now)
+        else:
+            self.slot = NO_SLOT
 
     def watch(self, now: float) -> None:
         """End it if neither side has moved for the service's `timeouts.idle`, else `limits.idle_tcp`. For every
@@ -434,41 +480,62 @@ class Exchange:
         if now >= self.touched_at + idle:
             self.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")
 
-    def fail(self, reason: Reason, cause: str, now: float, outcome: str = "failed") -> None:
-        """FAILED: answer with the error, or reset where an answer is under way."""
-        self._reset_upstream()
+    def fail(
+        self,
+        reason: Reason,
+        cause: str,
+        now: float,
+        outcome: str = "failed",
+        answer: Answer | None = None,
+        fields: tuple[Field, ...] = (),
+    ) -> None:
+        """FAILED: answer with the error, or reset where an answer is under way. `answer` goes before the reason's own,
+        `fields` are added to it."""
+        self.reset_upstream()
         self.error = reason.value
         leg = self.downstream.leg
         if self.state is ANSWERING:
             leg.codec.reset(self.stream, rescue.ANSWERS[reason].reset)
+            leg.channel.mark()
         else:
             where = self.endpoint.address if self.endpoint is not None else ""
             text = rescue.sentence(self.cluster.name, where, cause)
-            head, body = rescue.response(reason, text, grpc=self.is_grpc)
-            self.status = head.status
+            head, body = rescue.response(reason, text, grpc=self.is_grpc, answer=answer, fields=fields)
             if self.is_grpc:
-                self.grpc_status = rescue.ANSWERS[reason].grpc_status
-            self.answered_at = now
-            if self.watchers:
-                if not self.sent_at:
-                    taps.requested(self)
-                    self.sent_at = now
-                taps.responded(self, now)
-            end = not body or self.head.method == b"HEAD"
-            leg.codec.send_response(self.stream, head, end)
-            if not end:
-                leg.codec.send_data(self.stream, body, True)
-                self.response_bytes += len(body)
-        leg.channel.mark()
+                self.grpc_status = (answer or rescue.ANSWERS[reason]).grpc_status
+            self._say(head, body, now)
         self._finish(FAILED, outcome, now)
 
-    def _reset_upstream(self) -> None:
+    def answer(self, head: Head, now: float) -> None:
+        """COMPLETED, without an upstream: the proxy was told to answer this itself."""
+        self._say(head, b"", now)
+        self._finish(COMPLETED, "completed", now)
+
+    def _say(self, head: Head, body: bytes, now: float) -> None:
+        self.status = head.status
+        self.answered_at = now
+        if self.watchers:
+            if not self.sent_at:
+                taps.requested(self)
+                self.sent_at = now
+            taps.responded(self, now)
+        leg = self.downstream.leg
+        end = not body or self.head.method == b"HEAD"
+        leg.codec.send_response(self.stream, head, end)
+        if not end:
+            leg.codec.send_data(self.stream, body, True)
+            self.response_bytes += len(body)
+        leg.channel.mark()
+
+    def reset_upstream(self) -> None:
+        """Have the upstream stop working for it."""
         upstream = self.upstream
         if upstream is not None:
             upstream.leg.codec.reset(self.up_stream, CANCEL)
             upstream.leg.channel.mark()
 
-    def _leave_upstream(self, now: float) -> None:
+    def leave_upstream(self, now: float) -> None:
+        """Be done with this try."""
         upstream = self.upstream
         if upstream is not None:
             if self.owed_response:
@@ -476,16 +543,29 @@ class Exchange:
                 upstream.leg.channel.mark()
                 self.owed_response = 0
             self.upstream = None
+            endpoint = upstream.endpoint
+            if endpoint.probing is self:
+                endpoint.unjudged(now)
             upstream.release(self.up_stream, now)
+
+    def leave(self, now: float) -> None:
+        """Be nowhere any more: no queue, no upstream, no time to wait for."""
+        self.slot.discard(self)
+        endpoint = self.endpoint
+        if self.queue is not None:
+            self.queue.pop(self, None)
+            if endpoint is not None and self.queue is endpoint.queue:
+                endpoint.load.pending -= 1
+            self.queue = None
+        self.leave_upstream(now)
+        if endpoint is not None and endpoint.probing is self:
+            endpoint.unjudged(now)
 
     def _finish(self, event: Input, outcome: str, now: float) -> None:
         self.state = TRANSITIONS[self.state][event]
-        self.slot.discard(self)
-        if self.queue is not None:
-            self.queue.pop(self, None)
-            if self.endpoint is not None and self.queue is self.endpoint.queue:
-                self.endpoint.load.pending -= 1
-        self._leave_upstream(now)
+        self.leave(now)
+        if self.care is not None:
+            self.care.over(self, now)
         downstream = self.downstream
         if self.owed_request:
             downstream.leg.codec.acknowledge(self.stream, self.owed_request)

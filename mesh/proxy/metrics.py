@@ -11,16 +11,28 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mesh.model.reports import LATENCY_BOUNDS_MS, LINKERD_BOUNDS_MS
-from mesh.proxy.report import Reports, Series
+from mesh.proxy.report import Reports, Series, Tally
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 LABELS = (
     *("direction", "authority", "dst_workload", "client_id", "tls", "protocol", "status_code", "grpc_status"),
-    *("classification", "outcome", "error"),
+    *("classification", "outcome", "error", "route"),
 )
 _FOLD = [bisect_left(LINKERD_BOUNDS_MS, bound) for bound in LATENCY_BOUNDS_MS] + [len(LINKERD_BOUNDS_MS)]
+
+
+TALLIES = {
+    Tally.RETRY: ("Requests sent again by policy, by what the try before ended with.", "reason"),
+    Tally.RETRY_REFUSED: ("Retries and hedges that policy wanted and something did not allow.", "reason"),
+    Tally.HEDGE: ("Second tries beside a slow first one: started, and won.", "result"),
+    Tally.MIRROR: ("Copies of requests, by what became of them.", "result"),
+    Tally.EJECTION: ("Endpoints taken out of use after failures.", "peer"),
+    Tally.FAULT: ("Faults injected on purpose.", "fault"),
+    Tally.LIMITED: ("Requests refused by a rate or concurrency limit.", "limit"),
+}
+"""Help text and name of the second label."""
 
 
 def labels_of(series: Series) -> list[str]:
@@ -39,6 +51,7 @@ def labels_of(series: Series) -> list[str]:
         "success" if key.success else "failure",
         key.outcome,
         key.error,
+        key.route,
     ]
 
 
@@ -104,6 +117,17 @@ class ProxyCollector:
         for (reason, where_), count in self._reports.refusals.items():
             refused.add_metric([reason, where_], count)
         yield refused
+        yield from self._tallies()
+
+    def _tallies(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        for what, (text, label) in TALLIES.items():
+            family = CounterMetricFamily(what.value, text, labels=("service", label))
+            for (kind, service, detail), count in self._reports.tallies.items():
+                if kind is what:
+                    family.add_metric([service, detail], count)
+            yield family
 
 
 def render(reports: Reports) -> tuple[bytes, str]:

@@ -8,6 +8,7 @@ drain before.
 
 from __future__ import annotations
 
+import enum
 from bisect import bisect_left
 
 from mesh.model.reports import LATENCY_BOUNDS_MS, SeriesDelta, SeriesKey, TcpDelta
@@ -15,6 +16,18 @@ from mesh.model.reports import LATENCY_BOUNDS_MS, SeriesDelta, SeriesKey, TcpDel
 BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 BOUNDS = list(LATENCY_BOUNDS_MS)
 OVERFLOW = "(overflow)"
+
+
+class Tally(enum.StrEnum):
+    """What policy does beside letting a request through; a metric family each, labelled with service and detail."""
+
+    RETRY = "conduit_retries"
+    RETRY_REFUSED = "conduit_retries_refused"
+    HEDGE = "conduit_hedges"
+    MIRROR = "conduit_mirrored"
+    EJECTION = "conduit_ejections"
+    FAULT = "conduit_faults"
+    LIMITED = "conduit_limited"
 
 
 class Series:
@@ -59,7 +72,7 @@ class Scope:
         self.service = service
         self.peer = peer
         self.tls = tls
-        self.series: dict[tuple[str, int, int, str, str], Series] = {}
+        self.series: dict[tuple[str, int, int, str, str, str], Series] = {}
 
 
 class Connections:
@@ -102,6 +115,7 @@ class Reports:
         self._connections: dict[tuple[str, str], Connections] = {}
         self.series: list[Series] = []
         self.refusals: dict[tuple[str, str], int] = {}
+        self.tallies: dict[tuple[Tally, str, str], int] = {}
 
     def scope(self, direction: str, service: str, peer: str, tls: str) -> Scope:
         """The scope of these labels, one object for the same labels; the overflow scope beyond the bound."""
@@ -135,9 +149,10 @@ class Reports:
         error: str,
         latency: float,
         duration: float,
+        route: str = "",
     ) -> None:
         """Count one exchange; `latency` (to the response head) and `duration` in seconds."""
-        key = (protocol, status, grpc_status, outcome, error)
+        key = (protocol, status, grpc_status, outcome, error, route)
         series = scope.series.get(key)
         if series is None:
             series = self._new_series(scope, key)
@@ -147,11 +162,11 @@ class Reports:
         series.latency_ms += latency_ms
         series.buckets[bisect_left(BOUNDS, latency_ms)] += 1
 
-    def _new_series(self, scope: Scope, key: tuple[str, int, int, str, str]) -> Series:
-        protocol, status, grpc_status, outcome, error = key
+    def _new_series(self, scope: Scope, key: tuple[str, int, int, str, str, str]) -> Series:
+        protocol, status, grpc_status, outcome, error, route = key
         if len(self.series) >= self._limit:
-            key = (OVERFLOW, 0, -1, outcome, "")
-            protocol, status, grpc_status, outcome, error = key
+            key = (OVERFLOW, 0, -1, outcome, "", "")
+            protocol, status, grpc_status, outcome, error, route = key
             if key in scope.series:
                 return scope.series[key]
         success = outcome in ("completed", "client_cancelled") and not is_failure(status, grpc_status)
@@ -166,6 +181,7 @@ class Reports:
             error=error,
             success=success,
             tls=scope.tls,
+            route=route,
         )
         series = scope.series[key] = Series(labels)
         self.series.append(series)
@@ -178,6 +194,15 @@ class Reports:
         if key in self.refusals or len(self.refusals) < self._limit:
             self.refusals[key] = self.refusals.get(key, 0) + 1
 
+    def tally(self, what: Tally, service: str, detail: str) -> None:
+        """Count something that policy did for a service; `detail` is from a closed list, or an endpoint's peer name."""
+        key = (what, service, detail)
+        count = self.tallies.get(key)
+        if count is not None:
+            self.tallies[key] = count + 1
+        elif len(self.tallies) < self._limit:
+            self.tallies[key] = 1
+
     def drain(self) -> tuple[list[SeriesDelta], list[TcpDelta]]:
         """Deltas since the last drain."""
         series = [delta for one in self.series if (delta := one.delta()) is not None]
@@ -188,6 +213,11 @@ class Reports:
 FAILING_GRPC = frozenset({2, 4, 12, 13, 14, 15})
 """UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the server's fault, as linkerd-proxy
 classifies."""
+
+
+def grpc_code(value: bytes | None) -> int:
+    """A grpc-status; 2, UNKNOWN, for none or what is no number (gRPC over HTTP/2, Status)."""
+    return int(value) if value is not None and value.isdigit() and len(value) < 4 else 2
 
 
 def is_failure(status: int, grpc_status: int) -> bool:

@@ -7,6 +7,7 @@ reasons are a closed list, since they are metric labels and scripts match on the
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -28,6 +29,11 @@ class Reason(enum.StrEnum):
     IDLE = "idle"
     OVERLOADED = "overloaded"
     UNSUPPORTED = "unsupported"
+    NO_ROUTE = "no_route"
+    BAD_BACKEND = "bad_backend"
+    RATE_LIMITED = "rate_limited"
+    OVER_CONCURRENCY = "over_concurrency"
+    FAULT = "fault"
     LOOP = "loop"
     UNSENDABLE = "unsendable"
     INTERNAL = "internal"
@@ -55,6 +61,11 @@ ANSWERS: dict[Reason, Answer] = {
     Reason.IDLE: Answer(504, 4, CANCEL),
     Reason.OVERLOADED: Answer(503, 8, REFUSED_STREAM),
     Reason.UNSUPPORTED: Answer(501, 12, INTERNAL_ERROR),
+    Reason.NO_ROUTE: Answer(404, 12, REFUSED_STREAM),
+    Reason.BAD_BACKEND: Answer(500, 13, REFUSED_STREAM),
+    Reason.RATE_LIMITED: Answer(429, 8, REFUSED_STREAM),
+    Reason.OVER_CONCURRENCY: Answer(503, 8, REFUSED_STREAM),
+    Reason.FAULT: Answer(503, 14, CANCEL),
     Reason.LOOP: Answer(508, 13, INTERNAL_ERROR),
     Reason.UNSENDABLE: Answer(400, 13, INTERNAL_ERROR),
     Reason.INTERNAL: Answer(500, 13, INTERNAL_ERROR),
@@ -67,18 +78,20 @@ def sentence(service: str, endpoint: str, cause: str) -> str:
     return "".join(char if " " <= char <= "~" else "?" for char in f"{where}: {cause}")
 
 
-def response(reason: Reason, text: str, *, grpc: bool, status: int | None = None) -> tuple[Head, bytes]:
+def response(
+    reason: Reason, text: str, *, grpc: bool, answer: Answer | None = None, fields: Sequence[Field] = ()
+) -> tuple[Head, bytes]:
     """Head and body of the answer; for gRPC a trailers-only response, whose body is empty (gRPC over HTTP/2,
-    Responses)."""
-    answer = ANSWERS[reason]
-    error: Field = (b"conduit-error", reason.encode())
+    Responses). `answer` goes before the reason's own; `fields` are added to the head."""
+    answer = answer or ANSWERS[reason]
+    last: list[Field] = [*fields, (b"conduit-error", reason.encode())]
     if grpc:
         message = _percent_encoded(text)
-        fields = [(b"content-type", b"application/grpc"), (b"grpc-status", b"%d" % answer.grpc_status)]
-        return Head.response(200, [*fields, (b"grpc-message", message), error]), b""
+        begin = [(b"content-type", b"application/grpc"), (b"grpc-status", b"%d" % answer.grpc_status)]
+        return Head.response(200, [*begin, (b"grpc-message", message), *last]), b""
     body = text.encode() + b"\n"
-    fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    return Head.response(status or answer.status, [*fields, error]), body
+    begin = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    return Head.response(answer.status, [*begin, *last]), body
 
 
 def _percent_encoded(text: str) -> bytes:

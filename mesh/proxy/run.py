@@ -21,18 +21,20 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
+from mesh.model.compose import inline
 from mesh.model.config import Endpoint, InboundListener, ProxyConfig, Service, ServiceEntry, TlsFiles, TlsMode
 from mesh.model.errors import ConfigError
 from mesh.model.limits import Limits
-from mesh.model.resources import TrafficPolicySpec
+from mesh.model.resources import Resource
 from mesh.proxy.accept import Acceptor, bind
 from mesh.proxy.admin import Admin
 from mesh.proxy.apply import Apply, problem_with
+from mesh.proxy.authority import join_address
 from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.connection import Accepting
 from mesh.proxy.deadlines import Deadlines
@@ -42,7 +44,6 @@ from mesh.proxy.downstream import Listener
 from mesh.proxy.downstream import Shared as DownstreamShared
 from mesh.proxy.reactor import Reactor
 from mesh.proxy.report import Reports
-from mesh.proxy.route import join_address
 from mesh.proxy.taps import Taps
 from mesh.wire.codec import Codec, Role
 from mesh.wire.tls import client_context, server_context
@@ -100,13 +101,13 @@ def codec_factory(name: str) -> Callable[[Role, Limits], Codec]:
     raise ConfigError(f"{name!r} is none of ngh2, h2", field="http2_codec")
 
 
-def service_of(name: str, entry: ServiceEntry, policies: dict[str, TrafficPolicySpec]) -> Service:
-    """A `services:` entry of proxy.yaml, with the TrafficPolicy for it. Raises ConfigError."""
+def service_of(name: str, entry: ServiceEntry, resources: Sequence[Resource], known: Container[str]) -> Service:
+    """A `services:` entry of proxy.yaml, with what the resources say of it; `known` are the names of all entries.
+
+    Raises ConfigError."""
     endpoints = tuple(one if isinstance(one, Endpoint) else Endpoint(one) for one in entry.endpoints)
-    policy = policies.get(name)
-    service = Service(name, endpoints, entry.protocol)
-    if policy is not None:
-        service = Service(name, endpoints, policy.protocol or entry.protocol, policy.timeouts)
+    traffic, policy = inline(name, resources, known)
+    service = Service(name, endpoints, policy.protocol or entry.protocol, policy.timeouts, traffic=traffic)
     problem = problem_with(service)
     if problem is not None:
         raise ConfigError(problem, field=f"services.{name}")
@@ -122,7 +123,7 @@ def _client_tls(files: TlsFiles | None) -> ClientTls | None:
 class Proxy:
     """All parts of one proxy. Raises ConfigError while it is built, before anything listens; then `serve` it once."""
 
-    def __init__(self, config: ProxyConfig, policies: dict[str, TrafficPolicySpec]) -> None:
+    def __init__(self, config: ProxyConfig, resources: Sequence[Resource] = ()) -> None:
         clock = time.monotonic
         self._config = config
         limits = config.limits
@@ -132,11 +133,11 @@ class Proxy:
         self.deadlines = Deadlines(clock)
         self.taps = Taps(clock, config.name)
         self._own: set[str] = set()
-        shared = Shared(self.reactor, limits, self.reports, random.random, http2, log, self._own)
+        shared = Shared(self.reactor, limits, self.reports, random.random, http2, log, own=self._own, zone=config.zone)
         self.subscriptions: Subscriptions | None = None
         self.directory = Directory(shared, self._ask if config.control is not None else None)
         for name, entry in config.services.items():
-            self.directory.add(service_of(name, entry, policies), _client_tls(entry.tls))
+            self.directory.add(service_of(name, entry, resources, config.services), _client_tls(entry.tls))
         self._downstream = DownstreamShared(limits, self.deadlines, self.reports, self.taps, clock)
         self._http2 = http2
         self._acceptors: list[Acceptor] = []
@@ -148,7 +149,7 @@ class Proxy:
             how = Accepting(self._downstream, self.reactor, http2, None, False)
             self._listen(how, "outbound", outbound.listen, cluster, f"outbound[{index}].listen")
         for index, inbound in enumerate(config.inbound):
-            self._add_inbound(shared, inbound, f"inbound[{index}]")
+            self._add_inbound(shared, inbound, resources, f"inbound[{index}]")
         if config.control is not None:
             from mesh.proxy.subscribe import Subscriptions  # a proxy without a control plane does not need its imports
 
@@ -163,10 +164,16 @@ class Proxy:
                 outbound=tuple(one.listen for one in config.outbound),
                 log=log,
             )
+            for inbound in config.inbound:
+                if inbound.service:
+                    self.subscriptions.want(inbound.service)  # policies for it
 
-    def _add_inbound(self, shared: Shared, inbound: InboundListener, field: str) -> None:
+    def _add_inbound(
+        self, shared: Shared, inbound: InboundListener, resources: Sequence[Resource], field: str
+    ) -> None:
         name = inbound.service or inbound.forward
-        service = Service(name, (Endpoint(inbound.forward),), inbound.protocol)
+        traffic, _ = inline(name, resources, self._config.services)
+        service = Service(name, (Endpoint(inbound.forward),), inbound.protocol, traffic=traffic)
         if problem_with(service) is not None:
             raise ConfigError(f"{inbound.forward!r} is not an address with a port", field=f"{field}.forward")
         cluster = self.directory.host_inbound(Cluster(shared, service, outbound=False))
@@ -254,13 +261,13 @@ class Proxy:
 
 async def serve(
     config: ProxyConfig,
-    policies: dict[str, TrafficPolicySpec] | None = None,
+    resources: Sequence[Resource] = (),
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """One proxy until it is cancelled, or has drained after SIGTERM or SIGINT; a second signal ends it at once."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        proxy = Proxy(config, policies or {})
+        proxy = Proxy(config, resources)
         spare_the_collector()
         async with trio.open_nursery() as nursery:
 
@@ -279,10 +286,10 @@ async def serve(
             nursery.cancel_scope.cancel()
 
 
-def main(config: ProxyConfig, policies: dict[str, TrafficPolicySpec] | None = None) -> int:
+def main(config: ProxyConfig, resources: Sequence[Resource] = ()) -> int:
     """Run a proxy as this process. Returns its exit status; raises ConfigError for what proxy.yaml asks in vain."""
     raise_descriptor_limit(config.limits.connections * 2 + 1024)
-    trio.run(serve, config, policies)
+    trio.run(serve, config, resources)
     return 0
 
 

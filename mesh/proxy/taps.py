@@ -96,7 +96,7 @@ class Taps:
 
 
 def _event(exchange: Exchange, kind: str, **rest: object) -> None:
-    downstream, endpoint = exchange.downstream, exchange.endpoint
+    downstream, endpoint, care = exchange.downstream, exchange.endpoint, exchange.care
     event = TapEvent(
         event=kind,
         id=f"{downstream.number}:{exchange.stream}",
@@ -105,11 +105,12 @@ def _event(exchange: Exchange, kind: str, **rest: object) -> None:
         src=downstream.peer,
         dst=endpoint.address if endpoint is not None else "",
         tls=downstream.tls,
-        service=exchange.cluster.name,
+        service=exchange.parent.name,
         src_workload=downstream.identity,
         method=exchange.head.method.decode("latin-1"),
         authority=exchange.head.authority.decode("latin-1"),
         path=exchange.head.path.decode("latin-1"),
+        route=care.route.name if care is not None and care.route is not None else "",
         at=time.time(),
         **rest,  # type: ignore[arg-type]
     )
@@ -138,4 +139,5 @@ def ended(exchange: Exchange, outcome: str, now: float) -> None:
         grpc_status=exchange.grpc_status,
         outcome=outcome,
         error=exchange.error,
+        retries=exchange.care.retries if exchange.care is not None else 0,
     )

@@ -40,7 +40,7 @@ async def test_watch_until_taken_enough(server: Callable) -> None:
         taken.append(message)
         return len(taken) < 3
 
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         await Api(await server(handle), "secret").watch("/watch", {"to": "a b", "n": 1.5}, take)
     assert taken == ["0", "1", "2"]
     assert asked == {"path": "/watch?to=a+b&n=1.5", "authorization": b"Bearer secret"}
@@ -53,7 +53,7 @@ async def test_stream_that_ends_is_an_error(server: Callable) -> None:
         socket = await request.accept()
         await socket.aclose(code=1001, reason="it is stopping")
 
-    with pytest.raises(ControlError, match=r"ended the stream \(it is stopping\)"), trio.fail_after(10):
+    with pytest.raises(ControlError, match=r"ended the stream \(it is stopping\)"), trio.fail_after(30):
         await Api(await server(handle), "secret").watch("/watch", {}, lambda _: True)
 
 
@@ -63,7 +63,7 @@ async def test_refused_watch_is_explained(server: Callable) -> None:
     async def handle(request: trio_websocket.WebSocketRequest) -> None:
         await request.reject(401, body=b'{"error": "a token is needed"}')
 
-    with pytest.raises(ControlError, match="refused the token: a token is needed"), trio.fail_after(10):
+    with pytest.raises(ControlError, match="refused the token: a token is needed"), trio.fail_after(30):
         await Api(await server(handle), "wrong").watch("/watch", {}, lambda _: True)
 
 

@@ -32,7 +32,7 @@ async def test_token_is_made_and_told(processes: Callable, tmp_path: Path, signu
     words = ["control", "--source", tmp_path / "mesh.yaml", "--state", tmp_path / "s", "--listen", "127.0.0.1:0"]
     handle = processes([*CONDUIT, *words], env={"CONDUIT_TOKEN": ""})
     found = None
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         while not found:
             found = re.search(r"conduit control: http://127.0.0.1:(\d+)/\?token=(\S+)\n", handle.output())
             await trio.sleep(0.01)

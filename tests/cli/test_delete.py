@@ -14,7 +14,7 @@ from mesh.local.sidecar import CONDUIT
 
 from .conftest import MESH, POLICY
 
-SECONDS = 20.0
+SECONDS = 30.0
 TALKER = """
 import http.server, os, sys
 

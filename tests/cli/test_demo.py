@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_json_needs_an_end(conduit: Callable) -> None:
 
 def ask(*words: str) -> str:
     """stdout of a command that must succeed."""
-    done = subprocess.run([*CONDUIT, *words], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([*CONDUIT, *words], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
@@ -83,10 +84,11 @@ def with_folder(folder: str) -> list[int]:
     return sorted(set(found) - {os.getpid()})
 
 
+@pytest.mark.timeout(180)
 async def test_demo_and_all_that_can_be_asked_of_it(processes: Callable, own_runtime_folder: Path) -> None:
-    """It sums up every service, stat and tap agree with it, a client joins it, and nothing is left of it."""
-    demo = processes([*CONDUIT, "demo", "--duration", "8", "--rps", "60", "--headless", "-o", "json"])
-    with trio.fail_after(45):
+    """It shows every service, stat and tap see them, a client joins it, and after ^C nothing is left of it."""
+    demo = processes([*CONDUIT, "demo", "--duration", "10m", "--rps", "60", "--headless", "-o", "json"])
+    with trio.fail_after(90):
         while "ready. Try" not in demo.output():
             assert demo.returncode is None, demo.output()
             await trio.sleep(0.05)
@@ -102,7 +104,6 @@ async def test_demo_and_all_that_can_be_asked_of_it(processes: Callable, own_run
         endpoints="get endpoints -o json",
         page="run me -n demo -- curl -sf http://web/",
     )
-    assert demo.returncode is None, "the demo ended before all was asked"
     assert [row["name"] for row in json.loads(told["stat"]) if row["requests"]] == SERVICES
     events = [json.loads(text) for text in told["events"].splitlines()]
     assert {event["service"].partition(".")[0] for event in events} == {"words"}
@@ -115,16 +116,11 @@ async def test_demo_and_all_that_can_be_asked_of_it(processes: Callable, own_run
     assert len(json.loads(told["endpoints"])) == 7
     assert "polls" in told["page"].lower()
 
-    assert await trio.to_thread.run_sync(demo.wait, 30) == 0, demo.output()
-    summary = json.loads(demo.stdout.read_text())
-    assert [service["name"] for service in summary["services"]] == SERVICES
-    assert {service["name"]: service["protocol"] for service in summary["services"]} == {
-        "catalog": "http2",
-        "votes": "grpc",
-        "web": "http1",
-        "words": "http1",
-    }
-    assert summary["requests"] == sum(service["requests"] for service in summary["services"]) > 300
-    assert 0.9 < summary["success_rate"] < 1
-    assert 0 < summary["p50_ms"] < summary["p99_ms"]
-    assert with_folder(str(own_runtime_folder.parent)) == []
+    shown = [text for text in demo.stderr.read_text().splitlines() if " p99 " in text]
+    assert all(f"{name} " in shown[-1] for name in SERVICES), shown
+    demo.send_signal(signal.SIGINT)
+    assert await trio.to_thread.run_sync(demo.wait) == 130, demo.output()
+    assert demo.stdout.read_text() == ""
+    with trio.fail_after(30):
+        while with_folder(str(own_runtime_folder.parent)):
+            await trio.sleep(0.02)

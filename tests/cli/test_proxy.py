@@ -7,10 +7,8 @@ import httpx
 import pytest
 import trio
 
-from mesh.cli.proxy import policies_in
 from mesh.local.probe import until_ok
 from mesh.local.sidecar import CONDUIT
-from mesh.model.documents import load_proxy_config
 
 
 @pytest.mark.parametrize(
@@ -19,6 +17,7 @@ from mesh.model.documents import load_proxy_config
         ("admin: 127.0.0.1:0\nadmim: x\n", "proxy.yaml:2: admim: "),
         ("outbound:\n  - listen: nowhere\n", "proxy.yaml:2: outbound[0].listen: "),
         ("outbound: [\n", "proxy.yaml:"),
+        ("resources: [{kind: Workload}]\n", "proxy.yaml:1: resources[0].kind: Workload means nothing here, only "),
     ],
 )
 def test_mistake_is_told_with_its_place(conduit: Callable, tmp_path: Path, text: str, told: str) -> None:
@@ -37,16 +36,6 @@ def test_missing_file_is_told(conduit: Callable, tmp_path: Path) -> None:
     assert result == (1, "", f"conduit: {tmp_path}/none.yaml: cannot be read: No such file or directory\n")
 
 
-def test_inline_policies_go_by_service() -> None:
-    """Of two for one service the later counts."""
-    text = "resources:\n" + "".join(
-        f"  - {{kind: TrafficPolicy, metadata: {{name: p{n}}}, spec: {{service: echo, timeouts: {{request: {n}}}}}}}\n"
-        for n in (1, 2)
-    )
-    policies = policies_in(load_proxy_config(text, "proxy.yaml"))
-    assert {name: spec.timeouts.request for name, spec in policies.items()} == {"echo": 2}
-
-
 async def test_proxy_runs_until_sigterm(
     processes: Callable, free_port: Callable[[], int], tmp_path: Path, own_runtime_folder: Path
 ) -> None:
@@ -57,7 +46,7 @@ async def test_proxy_runs_until_sigterm(
         f"admin: 127.0.0.1:{admin}\noutbound: [{{listen: '127.0.0.1:{outbound}'}}]\nlimits: {{drain_grace: 0.01}}\n"
     )
     handle = processes([*CONDUIT, "proxy", "--config", path], ready_port=admin)
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         await until_ok(admin, "/ready")
     handle.terminate()
     assert await trio.to_thread.run_sync(handle.wait) == 0, handle.output()
@@ -73,7 +62,7 @@ async def test_proxy_runs_on_the_reference_codec(
         f"admin: 127.0.0.1:{admin}\noutbound: [{{listen: '127.0.0.1:{outbound}'}}]\nlimits: {{drain_grace: 0.01}}\n"
     )
     handle = processes([*CONDUIT, "proxy", "--config", path, "--http2-codec", "h2"], ready_port=admin)
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         await until_ok(admin, "/ready")
     async with httpx.AsyncClient(http1=False, http2=True) as client:
         answer = await client.get(f"http://127.0.0.1:{outbound}/")

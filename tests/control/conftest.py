@@ -101,7 +101,7 @@ def start_plane(tmp_path):
     return partial(running, tmp_path / "plane")
 
 
-async def until(condition, seconds=5.0):
+async def until(condition, seconds=30.0):
     """Returns what an async condition returns once that is true."""
     with trio.fail_after(seconds):
         while True:

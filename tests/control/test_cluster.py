@@ -2,12 +2,28 @@
 
 import pytest
 
-from mesh.control.cluster import APPLIED_RANK, Cluster, Key, ServiceKey, service_of
+from mesh.control.cluster import APPLIED_RANK, Cluster, Key, ServiceKey, referred, services_of
 from mesh.model.config import Timeouts
 from mesh.model.errors import ConfigError
+from mesh.model.gateway import (
+    BackendRef,
+    GRPCRouteRule,
+    GRPCRouteSpec,
+    HTTPFilterType,
+    HTTPRouteFilter,
+    HTTPRouteRule,
+    HTTPRouteSpec,
+    ParentRef,
+    RequestMirror,
+    WeightedBackendRef,
+)
 from mesh.model.resources import (
     Endpoint,
     EndpointSpec,
+    Fault,
+    FaultSpec,
+    GRPCRoute,
+    HTTPRoute,
     Metadata,
     TrafficPolicy,
     TrafficPolicySpec,
@@ -28,6 +44,23 @@ def policy(name, service, seconds, namespace="demo"):
     return TrafficPolicy(Metadata(name, namespace), TrafficPolicySpec(service, Timeouts(request=seconds)))
 
 
+def parent(name, namespace=""):
+    return ParentRef(name, group="", kind="Service", namespace=namespace)
+
+
+def backend(name, namespace=""):
+    return WeightedBackendRef(name, namespace=namespace)
+
+
+def route(name, parents, *backends, namespace="demo"):
+    spec = HTTPRouteSpec(tuple(parents), rules=(HTTPRouteRule(backend_refs=backends),))
+    return HTTPRoute(Metadata(name, namespace), spec)
+
+
+def fault(name, service):
+    return Fault(Metadata(name, "demo"), FaultSpec(service, delay=1))
+
+
 VOTES = ServiceKey("demo", "votes")
 WORDS = ServiceKey("demo", "words")
 
@@ -35,16 +68,33 @@ WORDS = ServiceKey("demo", "words")
 @pytest.mark.parametrize(
     ("resource", "service"),
     [
-        (workload("votes"), VOTES),
-        (workload("words-v1", "words"), WORDS),
-        (workload("load", port=None), None),
-        (endpoint("votes-1", "votes", "127.0.0.1:1"), VOTES),
-        (policy("p", "words", 1), WORDS),
+        (workload("votes"), {VOTES}),
+        (workload("words-v1", "words"), {WORDS}),
+        (workload("load", port=None), set()),
+        (endpoint("votes-1", "votes", "127.0.0.1:1"), {VOTES}),
+        (policy("p", "words", 1), {WORDS}),
+        (fault("f", "words"), {WORDS}),
+        (route("r", [parent("votes"), parent("words", "other")], backend("x")), {VOTES, ServiceKey("other", "words")}),
+        (route("r", [ParentRef("votes")]), set()),
+        (GRPCRoute(Metadata("r", "demo"), GRPCRouteSpec((parent("votes"),))), {VOTES}),
     ],
 )
-def test_service_of(resource, service):
-    """A workload serves its service, or its own name's, or none without a port."""
-    assert service_of(resource) == service
+def test_services_of(resource, service):
+    """A workload serves its service, or its own name's, or none without a port; a route is about all its parents."""
+    assert services_of(resource) == service
+
+
+def test_referred():
+    """All rules' backends and mirrors, in the route's namespace unless they say another; only services."""
+    mirror = HTTPRouteFilter(HTTPFilterType.REQUEST_MIRROR, request_mirror=RequestMirror(BackendRef("copy")))
+    rules = (
+        HTTPRouteRule(backend_refs=(backend("a"), backend("b", "other")), filters=(mirror,)),
+        HTTPRouteRule(backend_refs=(WeightedBackendRef("c", kind="Bucket"),)),
+    )
+    made = HTTPRoute(Metadata("r", "demo"), HTTPRouteSpec((parent("votes"),), rules=rules))
+    assert referred(made) == {ServiceKey("demo", "a"), ServiceKey("other", "b"), ServiceKey("demo", "copy")}
+    calls = GRPCRouteSpec((parent("votes"),), rules=(GRPCRouteRule(backend_refs=(backend("a"),)),))
+    assert referred(GRPCRoute(Metadata("r", "demo"), calls)) == {ServiceKey("demo", "a")}
 
 
 def test_changes_touch_their_services_and_the_version_grows_only_then():
@@ -117,6 +167,42 @@ def test_a_policy_alone_is_no_service():
     assert cluster.members(VOTES) is None
     cluster.set_file("b", [endpoint("votes-1", "votes", "127.0.0.1:1")])
     assert cluster.services() == [VOTES]
+
+
+def test_a_route_touches_its_parents_old_and_new():
+    """Also where it moves from one to another, in whichever namespace."""
+    cluster = Cluster()
+    elsewhere = ServiceKey("other", "words")
+    assert cluster.set_file("a", [route("r", [parent("votes")], backend("v1"))]) == {VOTES}
+    assert cluster.set_file("a", [route("r", [parent("words", "other")], backend("v1"))]) == {VOTES, elsewhere}
+    assert cluster.members(VOTES) is None
+    cluster.set_file("b", [endpoint("e", "words", "127.0.0.1:1", namespace="other")])
+    assert [each.metadata.name for each in cluster.members(elsewhere).routes] == ["r"]
+    assert cluster.set_file("a", [route("r", [parent("words", "other")], backend("v2"))]) == {elsewhere}
+    assert cluster.remove_file("a") == {elsewhere}
+
+
+def test_a_route_makes_its_parent_a_service():
+    """Nothing else need stand behind the name; a fault, a policy or a route of another namespace does not do."""
+    cluster = Cluster()
+    foreign = route("r", [parent("words", "demo")], namespace="other")
+    cluster.set_file("a", [fault("f", "words"), policy("p", "words", 1), route("r", [parent("votes")]), foreign])
+    assert cluster.services() == [VOTES]
+    assert (cluster.exists(*VOTES), cluster.exists(*WORDS)) == (True, False)
+    cluster.set_file("b", [endpoint("w", "words", "127.0.0.1:1")])
+    assert [f.metadata.name for f in cluster.members(WORDS).faults] == ["f"]
+
+
+def test_a_backend_that_comes_or_goes_touches_who_refers_to_it():
+    """Only its first and its last trace does: what changes in between is told to who subscribed to it."""
+    cluster = Cluster()
+    v1 = ServiceKey("demo", "v1")
+    cluster.set_file("a", [route("r", [parent("votes")], backend("v1"))])
+    assert cluster.set_file("b", [endpoint("e1", "v1", "127.0.0.1:1")]) == {v1, VOTES}
+    assert cluster.set_file("b", [endpoint("e1", "v1", "127.0.0.1:1"), endpoint("e2", "v1", "127.0.0.1:2")]) == {v1}
+    assert cluster.set_file("c", [policy("p", "v1", 1)]) == {v1}
+    assert cluster.remove_file("b") == {v1, VOTES}
+    assert cluster.set_file("d", [route("s", [parent("v1")], backend("x"))]) == {v1, VOTES}
 
 
 def test_workloads_and_who_serves():

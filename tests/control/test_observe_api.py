@@ -22,7 +22,7 @@ async def say(websocket, message):
 
 
 async def hear(websocket, kind):
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while True:
             message = msgspec.json.decode(await websocket.get_message(), type=FromControl)
             if isinstance(message, kind):
@@ -59,7 +59,7 @@ async def test_what_proxies_report_is_what_stat_and_edges_show(plane, until):
         assert (edge["source"], edge["to"], edge["requests"]) == ("web", "words", 10)
         async with plane.websocket("/api/v1/stat/watch?window=60") as watch:
             for _ in range(2):
-                with trio.fail_after(5):
+                with trio.fail_after(30):
                     message = msgspec.json.decode(await watch.get_message(), type=Stat)
                 assert {row.name: row.requests for row in message.rows} == {"words": 10, "web": 0}
 
@@ -78,7 +78,7 @@ async def test_a_tap_reaches_the_proxy_and_back(plane):
             ]
             await say(proxy, Tapped(start.session, tuple(events), dropped=5))
             heard = []
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while len(heard) < 3:
                     heard.append(msgspec.json.decode(await watcher.get_message()))
             assert [(m["event"], m.get("id")) for m in heard] == [("req", "0:0"), ("end", "0:0"), ("dropped", None)]

@@ -5,15 +5,20 @@ import pytest
 from mesh.control.cluster import Cluster, ServiceKey
 from mesh.control.plan import plan, resolve
 from mesh.model.config import Protocol, Timeouts
+from mesh.model.gateway import HTTPRouteRule, HTTPRouteSpec, ParentRef, WeightedBackendRef
 from mesh.model.resources import (
     Endpoint,
     EndpointSpec,
+    Fault,
+    FaultSpec,
+    HTTPRoute,
     Metadata,
     TrafficPolicy,
     TrafficPolicySpec,
     Workload,
     WorkloadSpec,
 )
+from mesh.model.traffic import Breaker, RateLimit, Traffic
 
 
 @pytest.mark.parametrize(
@@ -95,3 +100,54 @@ def test_a_service_with_everything():
 def test_whose_word_on_the_protocol_counts(resources, protocol):
     """The policy's before all, then the first workload's or endpoint's that has an opinion."""
     assert plan(cluster_of(*resources), "words", "demo").protocol is protocol
+
+
+def route(name, *backends, namespace="demo"):
+    parent = ParentRef("words", group="", kind="Service", namespace="demo")
+    rule = HTTPRouteRule(backend_refs=tuple(WeightedBackendRef(name, weight=weight) for name, weight in backends))
+    return HTTPRoute(Metadata(name, namespace), HTTPRouteSpec((parent,), rules=(rule,)))
+
+
+def backends(service):
+    return [
+        (b.service.partition(".")[0], b.weight, bool(b.problem)) for r in service.traffic.routes for b in r.backends
+    ]
+
+
+def test_what_is_known_of_an_endpoint_is_told():
+    """Weight, zone and whether a proxy of ours is there."""
+    spec = EndpointSpec("words", "words-v1", "127.0.0.1:1", zone="a", meshed=True, weight=0)
+    service = plan(cluster_of(Endpoint(Metadata("e", "demo"), spec), endpoint("f", "127.0.0.1:2")), "words", "demo")
+    assert [(e.zone, e.meshed, e.weight) for e in service.endpoints] == [("a", True, 0), ("", False, 1)]
+
+
+def test_policies_and_faults_are_told():
+    """Of two policies the first by name holds, in full; one that is about another service does not count."""
+    first = policy(breaker=Breaker(failures=1), rate_limits=(RateLimit(5),), timeouts=Timeouts(backend_request=0.5))
+    second = TrafficPolicy(Metadata("q", "demo"), TrafficPolicySpec("words", Timeouts(request=9)))
+    other = TrafficPolicy(Metadata("a", "demo"), TrafficPolicySpec("votes", Timeouts(request=9)))
+    fault = Fault(Metadata("slow", "demo"), FaultSpec("words", delay=1, percent=5, until=100.0))
+    service = plan(cluster_of(endpoint("e", "h:1"), first, second, other, fault), "words", "demo")
+    assert service.timeouts == Timeouts(backend_request=0.5)
+    assert (service.traffic.breaker.failures, service.traffic.rate_limits[0].per_second) == (1, 5)
+    assert [(f.name, f.delay, f.percent, f.until) for f in service.traffic.faults] == [("slow", 1, 5, 100.0)]
+    assert not service.traffic.routed
+    assert plan(cluster_of(endpoint("e", "h:1")), "words", "demo").traffic == Traffic()
+
+
+def test_routes_alone_make_a_service():
+    """It has no endpoints; its routes say where requests go, and which of the references lead nowhere."""
+    v1 = Endpoint(Metadata("e", "demo"), EndpointSpec("words-v1", "words-v1", "h:1"))
+    service = plan(cluster_of(route("canary", ("words-v1", 9), ("words-v2", 1)), v1), "words", "demo")
+    assert (service.endpoints, service.traffic.routed) == ((), True)
+    assert backends(service) == [("words-v1", 9, False), ("words-v2", 1, True)]
+
+
+def test_a_callers_own_route_holds_for_it_alone():
+    """Others are told the routes of the service's own namespace."""
+    cluster = cluster_of(
+        endpoint("e", "h:1"), route("producer", ("words", 1)), route("consumer", ("mine", 1), namespace="other")
+    )
+    assert backends(plan(cluster, "words", "demo")) == [("", 1, False)]
+    assert backends(plan(cluster, "words.demo", "third")) == [("", 1, False)]
+    assert backends(plan(cluster, "words.demo", "other")) == [("mine", 1, True)]

@@ -11,6 +11,7 @@ from mesh.control.cluster import Cluster, ServiceKey
 from mesh.control.push import Push
 from mesh.control.tap import Taps
 from mesh.model.errors import PeerError
+from mesh.model.gateway import HTTPRouteRule, HTTPRouteSpec, ParentRef, WeightedBackendRef
 from mesh.model.push import (
     Ack,
     Alive,
@@ -29,7 +30,17 @@ from mesh.model.push import (
     Welcome,
 )
 from mesh.model.reports import SeriesDelta, SeriesKey, TapEvent, TapMatch, TcpDelta
-from mesh.model.resources import Endpoint, EndpointSpec, Metadata, Workload, WorkloadSpec
+from mesh.model.resources import (
+    Endpoint,
+    EndpointSpec,
+    HTTPRoute,
+    Metadata,
+    TrafficPolicy,
+    TrafficPolicySpec,
+    Workload,
+    WorkloadSpec,
+)
+from mesh.model.traffic import RateLimit
 
 HELLO = Hello("web", "demo", "web/h/1", "0.1")
 WORDS = ServiceKey("demo", "words")
@@ -128,6 +139,36 @@ async def test_subscriptions_are_answered_and_followed(bench, nursery, autojump_
     await trio.testing.wait_all_tasks_blocked()
     bench.set_endpoints("127.0.0.1:2")
     assert isinstance(await socket.hear(), Heartbeat)
+
+
+async def test_a_proxy_is_told_of_the_service_that_it_is_beside(bench, nursery, autojump_clock):
+    """Its own service's limits reach it like any destination's, and follow the policy, also without an endpoint."""
+    socket = await bench.connect(nursery, Hello("words-v1", "demo", "words-v1/h/1", "0.1", services=("words",)))
+    assert (await socket.hear(ServiceUpdate)).service.traffic.rate_limits == ()
+    policy = TrafficPolicySpec("words", rate_limits=(RateLimit(5),))
+    bench.push.changed(bench.cluster.set_file("p", [TrafficPolicy(Metadata("p", "demo"), policy)]))
+    assert (await socket.hear(ServiceUpdate)).service.traffic.rate_limits == (RateLimit(5),)
+    bench.push.changed(bench.cluster.remove_file("p"))
+    assert (await socket.hear(ServiceUpdate)).service.traffic.rate_limits == ()
+
+
+async def test_a_backend_that_comes_is_told_to_who_asked_for_the_parent(bench, nursery, autojump_clock):
+    """The reference resolves from then on, until the backend goes."""
+    parent = ParentRef("words", group="", kind="Service")
+    rule = HTTPRouteRule(backend_refs=(WeightedBackendRef("words-v2"),))
+    route = HTTPRoute(Metadata("r", "demo"), HTTPRouteSpec((parent,), rules=(rule,)))
+    bench.cluster.set_file("r", [route])
+    socket = await bench.connect(nursery, msgspec.structs.replace(HELLO, services=("words",)))
+
+    def problem(update):
+        return update.service.traffic.routes[0].backends[0].problem
+
+    assert problem(await socket.hear(ServiceUpdate)) != ""
+    endpoint = Endpoint(Metadata("w", "demo"), EndpointSpec("words-v2", "words-v2", "127.0.0.1:1"))
+    bench.push.changed(bench.cluster.set_file("e", [endpoint]))
+    assert problem(await socket.hear(ServiceUpdate)) == ""
+    bench.push.changed(bench.cluster.remove_file("e"))
+    assert problem(await socket.hear(ServiceUpdate)) != ""
 
 
 async def test_a_reconnect_is_told_everything_at_once(bench, nursery, autojump_clock):

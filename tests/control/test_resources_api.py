@@ -113,3 +113,67 @@ async def test_why_a_resource_is_not_deleted(plane, until):
         assert kept == "Workload demo/web was not applied but stands in this file: take it out there"
         answer = await client.delete("/api/v1/resources/Endpoint/demo/web-1")
         assert (answer.status_code, "comes and goes with its replica" in answer.json()["error"]) == (409, True)
+
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: canary, namespace: demo}
+spec:
+  parentRefs: [{group: "", kind: Service, name: words}]
+  rules: [{backendRefs: [{name: words-v3}]}]
+"""
+WORKLOAD = """
+apiVersion: conduit.mesh/v1alpha1
+kind: Workload
+metadata: {name: words-v3, namespace: demo}
+spec: {command: [x], port: auto}
+"""
+
+
+def conditions(status):
+    return [(c["type"], c["status"], c["reason"]) for c in status["conditions"]]
+
+
+async def test_conditions_are_live(plane):
+    """They stand in what a change is answered with and in every view, and follow the rest of the mesh."""
+    async with plane.client() as client:
+        [status] = (await client.put("/api/v1/resources", content=ROUTE)).json()
+        assert status["accepted"] is True
+        assert conditions(status) == [("Accepted", True, "Accepted"), ("ResolvedRefs", False, "BackendNotFound")]
+        assert "words-v3" in status["conditions"][1]["message"]
+        await client.put("/api/v1/resources", content=WORKLOAD)
+        view = (await client.get("/api/v1/resources/HTTPRoute/demo/canary")).json()
+        assert view["apiVersion"] == "gateway.networking.k8s.io/v1"
+        assert conditions(view["status"]) == [
+            ("Accepted", True, "Accepted"),
+            ("ResolvedRefs", True, "ResolvedRefs"),
+        ]
+        assert (await client.get("/api/v1/resources?kind=HTTPRoute")).json() == [view]
+
+
+@pytest.mark.parametrize("parts", [[WORKLOAD, ROUTE], [ROUTE, WORKLOAD]])
+async def test_the_order_in_a_request_does_not_matter(plane, parts):
+    """Conditions are those after all of it is in force."""
+    async with plane.client() as client:
+        answer = await client.put("/api/v1/resources", content="---".join(parts))
+        assert [c["status"] for status in answer.json() for c in status["conditions"]] == [True, True]
+
+
+async def test_a_refused_route_leaves_the_one_before_in_force(plane):
+    """What is wrong with it is told by its place."""
+    async with plane.client() as client:
+        await client.put("/api/v1/resources", content=ROUTE)
+        wrong = ROUTE.replace("{backendRefs", "{matches: [{path: {type: RegularExpression, value: '/('}}], backendRefs")
+        answer = await client.put("/api/v1/resources", content=wrong)
+        assert (answer.status_code, answer.json()["field"]) == (422, "spec.rules[0].matches[0].path.value")
+        view = (await client.get("/api/v1/resources/HTTPRoute/demo/canary")).json()
+        assert view["spec"]["rules"] == [{"backendRefs": [{"name": "words-v3"}]}]
+
+
+async def test_a_fault_of_no_service_is_told(plane):
+    """It is in force as soon as there is such a service; until then its condition says that there is none."""
+    text = HEAD.replace("TrafficPolicy", "Fault") + "metadata: {name: f, namespace: demo}\n"
+    async with plane.client() as client:
+        [status] = (await client.put("/api/v1/resources", content=text + "spec: {service: x, delay: 1s}\n")).json()
+        assert conditions(status) == [("Accepted", False, "TargetNotFound")]

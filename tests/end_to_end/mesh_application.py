@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    request_queue_size = 128
+    request_queue_size = 1024
     daemon_threads = True
 
 

@@ -11,7 +11,7 @@ def status_of(url: str, method: str) -> int:
     """One request; a POST has a body, which must come back."""
     body = b"words " * 100 if method == "POST" else None
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=30) as answer:
             assert body in (None, answer.read())
             return answer.status
     except urllib.error.HTTPError as error:

@@ -18,8 +18,8 @@ from tests.end_to_end.grpc_server import channel, stub
 from tests.end_to_end.sidecar import StillWaiting, wait_until
 
 PAUSE_SECONDS = 0.01
-ANSWER_SECONDS = 15.0
-JOIN_SECONDS = 20.0
+ANSWER_SECONDS = 30.0
+JOIN_SECONDS = 40.0
 
 
 class Failure(NamedTuple):

@@ -25,8 +25,8 @@ from tests.end_to_end.sidecar import Sidecar, wait_until
 CONDUIT = Path(sys.executable).parent / "conduit"
 ROOT = Path(__file__).parents[2]
 APPLICATION = Path(__file__).parent / "mesh_application.py"
-COMMAND_SECONDS = 30.0
-READY_SECONDS = 40.0
+COMMAND_SECONDS = 60.0
+READY_SECONDS = 60.0
 OTHERS = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy")
 
 

@@ -13,10 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Handle
 
-SECONDS = 15.0
+SECONDS = 30.0
 POLL_SECONDS = 0.02
 QUIET_SECONDS = 0.4
 """A proxy that has used no CPU for so long has nothing to do (a tick of its clock is 0.01 s)."""
+
+PATIENT = {"connect_timeout": 10.0, "pending_timeout": 20.0}
+"""Limits of every proxy that is not told otherwise: where the kernel drops a SYN, the next one comes after a second."""
 
 Config = dict[str, Any]
 
@@ -132,6 +135,7 @@ class Starter:
         resources: Sequence[Config] = (),
         limits: Config | None = None,
         codec: str = "ngh2",
+        **more: object,
     ) -> Sidecar:
         """A proxy that is ready, with a listener for each service and one without. `inbound` entries lack `listen`."""
         services = services or {}
@@ -147,8 +151,9 @@ class Starter:
             "inbound": [{"listen": f"127.0.0.1:{port}", **entry} for port, entry in zip(inside, inbound, strict=True)],
             "services": dict(services),
             "resources": list(resources),
-            "limits": limits or {},
+            "limits": {**PATIENT, **(limits or {})},
             "http2_codec": codec,
+            **more,
         }
         self.started += 1
         path = self.folder / f"proxy-{self.started}-{os.getpid()}.yaml"

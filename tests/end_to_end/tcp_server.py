@@ -6,7 +6,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
-SECONDS = 20.0
+SECONDS = 30.0
 
 
 class TcpServer:

@@ -55,11 +55,11 @@ def test_requests_are_counted_by_status(sidecar: Sidecar) -> None:
 def test_grpc_is_counted_by_its_own_status(sidecar: Sidecar) -> None:
     """A call that fails with HTTP 200 is counted with its grpc-status, as success or failure as linkerd classifies."""
     with grpc_server.channel(sidecar.ports["calls"]) as channel:
-        grpc_server.stub(channel, "Unary")(b"x", timeout=20)
+        grpc_server.stub(channel, "Unary")(b"x", timeout=30)
         for code, times in (("NOT_FOUND", 2), ("UNAVAILABLE", 3)):
             for _ in range(times):
-                future = grpc_server.stub(channel, "Fail").future(code.encode(), timeout=20)
-                assert future.exception(timeout=20) is not None
+                future = grpc_server.stub(channel, "Fail").future(code.encode(), timeout=30)
+                assert future.exception(timeout=30) is not None
     calls = {"authority": "calls", "protocol": "grpc", "status_code": "200"}
     counts_become(sidecar, 1, "request_total", grpc_status="0", classification="success", **calls)
     counts_become(sidecar, 2, "request_total", grpc_status="5", classification="success", **calls)
@@ -68,7 +68,7 @@ def test_grpc_is_counted_by_its_own_status(sidecar: Sidecar) -> None:
 
 def test_connections_and_bytes_are_counted(sidecar: Sidecar) -> None:
     """tcp_open, tcp_close and the gauge agree; a tunnel's bytes are exact."""
-    with socket.create_connection(("127.0.0.1", sidecar.ports["echo"]), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", sidecar.ports["echo"]), timeout=30) as sock:
         sock.sendall(b"x" * 5000)
         assert sock.recv(5000, socket.MSG_WAITALL) == b"x" * 5000
         counts_become(sidecar, 1, "tcp_open_connections", direction="outbound", authority="echo")
@@ -85,9 +85,9 @@ def test_a_cancelled_request_is_counted_as_such(sidecar: Sidecar) -> None:
     """The client's own leaving is its own outcome."""
     with grpc_server.channel(sidecar.ports["calls"]) as channel:
         call = grpc_server.stub(channel, "Hold").future(b"")
-        grpc_server.entered.get(timeout=20)
+        grpc_server.entered.get(timeout=30)
         call.cancel()
-        grpc_server.left.get(timeout=20)
+        grpc_server.left.get(timeout=30)
     counts_become(sidecar, 1, "request_total", authority="calls", outcome="client_cancelled")
 
 
@@ -125,7 +125,7 @@ def test_the_tree_is_live(sidecar: Sidecar) -> None:
     for name in ("reactor", "deadlines", "upstreams", "admin"):
         assert name in parts
     assert f"outbound 127.0.0.1:{sidecar.ports['web']}" in parts
-    with socket.create_connection(("127.0.0.1", sidecar.ports["web"]), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", sidecar.ports["web"]), timeout=30) as sock:
         line = "connection {}:{}".format(*sock.getsockname())
 
         def shown() -> list[str]:
@@ -147,7 +147,7 @@ def test_a_bad_file_is_refused(proxy: Starter, free_port: Callable[[], int]) -> 
     path = proxy.folder / "bad.yaml"
     path.write_text(f"admin: 127.0.0.1:{free_port()}\nservices:\n  web:\n    protocool: http2\n")
     handle = proxy.run([proxy.conduit, "proxy", "--config", path])
-    assert handle.wait(20) in {1, 2}
+    assert handle.wait(30) in {1, 2}
     words = handle.output()
     assert "bad.yaml" in words
     assert "protocool" in words

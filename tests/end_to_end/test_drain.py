@@ -23,7 +23,7 @@ from tests.end_to_end.tcp_server import TcpServer, read_head, read_until_eof, se
 
 pytestmark = pytest.mark.timeout(120 if FULL else 60)
 
-SECONDS = 20
+SECONDS = 30
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 

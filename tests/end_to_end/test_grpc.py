@@ -10,7 +10,7 @@ import pytest
 from tests.end_to_end.grpc_server import channel, stub
 from tests.end_to_end.sidecar import Sidecar, Starter, service, traffic_policy, wait_until
 
-SECONDS = 20
+SECONDS = 30
 BIG = 4 * 1024 * 1024
 
 

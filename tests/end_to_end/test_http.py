@@ -80,7 +80,7 @@ def test_curl_heads(sidecar: Sidecar, client: str, name: str) -> None:
 
 def test_head_leaves_the_connection_as_it_was(sidecar: Sidecar, client: str, name: str) -> None:
     """HEAD, 204 and 304 have no body, whatever their heads say, and the next request on the connection gets its own."""
-    with httpx.Client(http1=client == "http1", http2=client == "http2", trust_env=False, timeout=10) as session:
+    with httpx.Client(http1=client == "http1", http2=client == "http2", trust_env=False, timeout=30) as session:
         tag = session.get(sidecar.url(name, "/page.txt")).headers["etag"]
         before = sidecar.total("tcp_open_total", direction="outbound", authority=name)
         for _ in range(3):
@@ -165,9 +165,9 @@ def test_requests_uses_a_session(sidecar: Sidecar, name: str) -> None:
     with requests.Session() as session:
         session.trust_env = False
         for _ in range(3):
-            assert session.get(sidecar.url(name, "/small"), timeout=10).text == SMALL
-        assert session.put(sidecar.url(name, "/put/requests"), data=b"abc", timeout=10).status_code in {201, 204}
-        with session.get(sidecar.url(name, "/put/requests"), stream=True, timeout=10) as response:
+            assert session.get(sidecar.url(name, "/small"), timeout=30).text == SMALL
+        assert session.put(sidecar.url(name, "/put/requests"), data=b"abc", timeout=30).status_code in {201, 204}
+        with session.get(sidecar.url(name, "/put/requests"), stream=True, timeout=30) as response:
             assert b"".join(response.iter_content(1)) == b"abc"
 
 
@@ -178,7 +178,7 @@ async def test_httpx_asks_in_parallel(sidecar: Sidecar, name: str, http2: bool) 
     import trio
 
     results: list[str] = []
-    async with httpx.AsyncClient(http1=not http2, http2=http2, trust_env=False, timeout=20) as session:
+    async with httpx.AsyncClient(http1=not http2, http2=http2, trust_env=False, timeout=30) as session:
 
         async def ask() -> None:
             response = await session.get(sidecar.url(name, "/small"))
@@ -213,8 +213,8 @@ def test_curl_by_authority(sidecar: Sidecar) -> None:
 def test_libraries_through_the_forward_proxy(sidecar: Sidecar) -> None:
     """requests and httpx with the proxy set as HTTP_PROXY sets it."""
     proxies = {"http": sidecar.proxy_url}
-    assert requests.get("http://web1/small", proxies=proxies, timeout=10).text == SMALL
-    with httpx.Client(proxy=sidecar.proxy_url, trust_env=False, timeout=10) as session:
+    assert requests.get("http://web1/small", proxies=proxies, timeout=30).text == SMALL
+    with httpx.Client(proxy=sidecar.proxy_url, trust_env=False, timeout=30) as session:
         assert session.get("http://web2/small").text == SMALL
 
 
@@ -239,7 +239,7 @@ def ticker() -> Iterator[tuple[TcpServer, "queue.Queue[bytes]"]]:
         read_head(sock)
         sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         while True:
-            line = lines.get(timeout=20)
+            line = lines.get(timeout=30)
             sock.sendall(b"%x\r\n%b\r\n" % (len(line), line))
             if not line:
                 return
@@ -254,7 +254,7 @@ def test_events_arrive_one_by_one(proxy: Starter, ticker: tuple[TcpServer, "queu
     server, lines = ticker
     sidecar = proxy({"events": service(server.port, protocol="http1")})
     with (
-        httpx.Client(http1=not http2, http2=http2, trust_env=False, timeout=10) as session,
+        httpx.Client(http1=not http2, http2=http2, trust_env=False, timeout=30) as session,
         session.stream("GET", sidecar.url("events")) as response,
     ):
         got = response.iter_raw()
@@ -276,7 +276,7 @@ def reference() -> Iterator[Http2Server]:
 def test_request_trailers_cross_over(proxy: Starter, reference: Http2Server) -> None:
     """Trailers of a chunked HTTP/1.1 request are trailers of the HTTP/2 request, and the body is whole."""
     sidecar = proxy({"web": service(reference.tcp.port, protocol="http2")})
-    with socket.create_connection(("127.0.0.1", sidecar.ports["web"]), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", sidecar.ports["web"]), timeout=30) as sock:
         sock.sendall(b"GET /ok HTTP/1.1\r\nHost: web\r\n\r\n")  # the connection upstream is open after this
         assert b"200" in sock.recv(65536)
         sock.sendall(
@@ -288,7 +288,7 @@ def test_request_trailers_cross_over(proxy: Starter, reference: Http2Server) -> 
             data = sock.recv(65536)
             assert data, answer
             answer += data
-    assert ("x-sum", "42") in reference.trailers.get(timeout=5)
+    assert ("x-sum", "42") in reference.trailers.get(timeout=30)
 
 
 def test_response_trailers_cross_over(proxy: Starter, reference: Http2Server) -> None:
@@ -308,7 +308,7 @@ def test_pipelined_requests_are_answered_in_order(sidecar: Sidecar) -> None:
     """Requests sent without waiting get their answers in the order in which they were asked."""
     paths = [b"/small", b"/missing", b"/empty", b"/broken"] * 5
     wanted = [b"200", b"404", b"204", b"500"] * 5
-    with socket.create_connection(("127.0.0.1", sidecar.ports["web1"]), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", sidecar.ports["web1"]), timeout=30) as sock:
         asked = [b"GET %b HTTP/1.1\r\nHost: web\r\n" % path for path in paths]
         sock.sendall(b"\r\n".join(asked) + b"Connection: close\r\n\r\n")
         answers = b""

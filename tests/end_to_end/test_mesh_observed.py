@@ -131,7 +131,7 @@ def test_stat_tap_and_metrics_agree_with_what_was_sent(mesh: Mesh) -> None:
     assert send(mesh, "other", "/elsewhere") == 200
 
     in_all = SENT.total() + sum(one.probes for one in taps)
-    mesh.until(lambda: since_ever(mesh, "service")["counted"]["requests"] >= in_all, "all are reported", 10)
+    mesh.until(lambda: since_ever(mesh, "service")["counted"]["requests"] >= in_all, "all are reported")
     row = since_ever(mesh, "service")["counted"]
     assert (row["requests"], row["protocol"], row["endpoints"]) == (in_all, "http1", 3)
     assert row["success_rate"] == pytest.approx((in_all - FAILED) / in_all, abs=1e-9)
@@ -151,7 +151,7 @@ def test_stat_tap_and_metrics_agree_with_what_was_sent(mesh: Mesh) -> None:
             assert count == sum(one.total(metric, classification=classification, **labels) for one in sidecars.values())
 
     for proxy in ("in", "shopper"):
-        mesh.until(lambda proxy=proxy: len(tap.asked("end", by=proxy)) >= SENT.total(), f"{proxy}: all are tapped", 10)
+        mesh.until(lambda proxy=proxy: len(tap.asked("end", by=proxy)) >= SENT.total(), f"{proxy}: all are tapped")
         assert Counter((one["method"], one["path"]) for one in tap.asked("req", by=proxy)) == SENT
         for event in ("rsp", "end"):
             seen = Counter((one["method"], one["path"], one["status"]) for one in tap.asked(event, by=proxy))
@@ -179,7 +179,7 @@ def test_tap_holds_its_rate_and_tells_what_it_left_out(mesh: Mesh) -> None:
     def told() -> int:
         return len(tap.events(event="end")) + tap.left_out()
 
-    mesh.until(lambda: told() >= 120, "all are told", 10)
+    mesh.until(lambda: told() >= 120, "all are told")
     tap.stop()
     began = [event["at"] for event in tap.events(event="req")]
     assert len(began) <= 3 * (max(began) - min(began)) + 3
@@ -213,8 +213,8 @@ def test_bad_edit_keeps_the_last_good_state(mesh: Mesh) -> None:
     def refused() -> list[dict[str, Any]]:
         return [row["status"] for row in mesh.machine.ask("get", "all") if not row["status"]["accepted"]]
 
-    mesh.until(refused, "get shows the refusal", 10)
-    mesh.until(lambda: place in mesh.log, "up tells it", 5)
+    mesh.until(refused, "get shows the refusal")
+    mesh.until(lambda: place in mesh.log, "up tells it")
     [status] = refused()
     assert (status["kind"], status["name"], status["file"]) == ("Workload", "other", str(mesh.file))
     assert f"{line}: spec.replicas: " in status["reason"]
@@ -222,7 +222,7 @@ def test_bad_edit_keeps_the_last_good_state(mesh: Mesh) -> None:
     assert [mesh.application_pid(name) for name in (*COUNTED_REPLICAS, "other-1")] == pids
     assert send(mesh, "other", "/probe") == send(mesh, "counted", "/probe") == 200
     mesh.file.write_text(good)
-    mesh.until(lambda: not refused(), "it is mended", 10)
+    mesh.until(lambda: not refused(), "it is mended")
     assert [mesh.application_pid(name) for name in (*COUNTED_REPLICAS, "other-1")] == pids
 
 

@@ -19,7 +19,7 @@ from tests.end_to_end.nginx import SMALL, Nginx
 from tests.end_to_end.sidecar import Sidecar, Starter, service, wait_until
 from tests.end_to_end.tcp_server import TcpServer, read_until_eof
 
-SECONDS = 15
+SECONDS = 30
 
 
 @dataclass(frozen=True)

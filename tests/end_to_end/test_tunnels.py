@@ -19,7 +19,7 @@ from tests.end_to_end.nginx import SMALL, Nginx
 from tests.end_to_end.sidecar import Sidecar, Starter, service, wait_until
 from tests.end_to_end.tcp_server import TcpServer, read_head, read_until_eof, serving
 
-SECONDS = 15
+SECONDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def websocket_port() -> Iterator[int]:
         for message in connection:
             connection.send(message)
 
-    with serve(talk, "127.0.0.1", 0, max_size=None) as server:
+    with serve(talk, "127.0.0.1", 0, max_size=None, backlog=1024) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.socket.getsockname()[1]

@@ -17,7 +17,7 @@ from mesh.model.resources import Metadata, Workload, WorkloadSpec
 PROGRAMS = Path(__file__).parent / "programs"
 SIDECAR = (sys.executable, "-I", "-S", str(PROGRAMS / "sidecar.py"))
 CONTROL = (sys.executable, "-I", "-S", str(PROGRAMS / "control.py"))
-SECONDS = 15.0
+SECONDS = 30.0
 
 
 class ListLog:

@@ -36,7 +36,7 @@ async def test_start_can_be_cancelled(
     """While it does not answer yet, a cancellation around it is all it takes, and no process is left."""
     monkeypatch.setenv("CONTROL_SILENT", "yes")
     plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
-    with trio.fail_after(10), trio.CancelScope() as scope:
+    with trio.fail_after(30), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
             async def cancel_when_it_runs() -> None:

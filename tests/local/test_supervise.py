@@ -65,7 +65,7 @@ async def test_mesh_starts_and_leaves_nothing(yaml: Yaml, log: ListLog, own_runt
         pids = [mesh.plane.pid, *(pid for replica in mesh.replicas() for pid in replica.pids)]
         assert len(pids) == 7
         nursery.cancel_scope.cancel()
-    assert [pid for pid in pids if not gone(pid)] == []
+    await until(lambda: all(gone(pid) for pid in pids), f"{pids} end")
     assert [path.name for path in own_runtime_folder.iterdir()] == ["mesh.lock"]
 
 

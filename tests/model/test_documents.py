@@ -1,21 +1,11 @@
-"""Resources and proxy.yaml: what is right is read, and each mistake is told in one line."""
+"""Resources: what is right is read, and each mistake is told in one line."""
 
-import re
 from pathlib import Path
 
 import pytest
 
-from mesh.model.config import Endpoint, Protocol, ProxyConfig, Service, TlsMode
-from mesh.model.documents import (
-    decode,
-    decode_resource,
-    load_documents,
-    load_proxy_config,
-    nearest,
-    parse_address,
-)
+from mesh.model.documents import decode_resource, load_documents
 from mesh.model.errors import ConfigError
-from mesh.model.limits import Limits
 from mesh.model.resources import Endpoint as EndpointResource
 from mesh.model.resources import TrafficPolicy, Workload
 
@@ -45,26 +35,6 @@ spec:
   service: votes
   timeouts: {request: 1.5}
 """
-PROXY = """\
-admin: 127.0.0.1:4191
-outbound:
-  - listen: 127.0.0.1:4140
-    service: echo
-  - listen: 127.0.0.1:4141
-inbound:
-  - listen: 127.0.0.1:4143
-    forward: 127.0.0.1:8080
-    tls: {cert: web.pem, key: web.key, ca: ca.pem}
-services:
-  echo:
-    protocol: http2
-    endpoints:
-      - 127.0.0.1:9000
-      - {address: "[::1]:9001", weight: 2, identity: echo.demo}
-limits: {streams: 10}
-http2_codec: h2
-"""
-CONTROL = "\ncontrol: {url: 'http://127.0.0.1:1', token: t, workload: web}\n"
 
 
 def changed(text: str, old: str, new: str) -> str:
@@ -76,12 +46,6 @@ def resource_error(text: str) -> str:
     (document,) = load_documents(text, "f")
     with pytest.raises(ConfigError) as caught:
         decode_resource(document)
-    return str(caught.value)
-
-
-def proxy_error(text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_proxy_config(text, "f")
     return str(caught.value)
 
 
@@ -108,7 +72,11 @@ def test_the_examples_are_good() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: Workload\n", "", "f:1: kind: is required: one of Endpoint, TrafficPolicy, Workload"),
+        (
+            "kind: Workload\n",
+            "",
+            "f:1: kind: is required: one of Endpoint, Fault, GRPCRoute, HTTPRoute, TrafficPolicy, Workload",
+        ),
         (
             "kind: Workload",
             "kind: Workloads",
@@ -117,7 +85,8 @@ def test_the_examples_are_good() -> None:
         (
             "kind: Workload",
             "kind: ConfigMap",
-            "f:2: kind: 'ConfigMap' is not a kind that we know; known are Endpoint, TrafficPolicy, Workload",
+            "f:2: kind: 'ConfigMap' is not a kind that we know; known are Endpoint, Fault, GRPCRoute, HTTPRoute, "
+            "TrafficPolicy, Workload",
         ),
         ("apiVersion: conduit.mesh/v1alpha1\n", "", "f:1: apiVersion: is required: conduit.mesh/v1alpha1"),
         (
@@ -154,7 +123,7 @@ def test_the_examples_are_good() -> None:
             "port: auto",
             "colour: red",
             "f:6: spec.colour: is no field here; known are command, service, version, directory, port, protocol, "
-            "replicas, environment",
+            "replicas, environment, zone",
         ),
         (
             "port: auto",
@@ -195,7 +164,18 @@ def test_mistakes_in_a_workload(old: str, new: str, message: str) -> None:
         (ENDPOINT, "127.0.0.1:80", "a:70000", "f:4: spec.address: port 70000 is over 65535"),
         (POLICY, "1.5", "-1", "f:6: spec.timeouts.request: must be seconds, 0 or more"),
         (POLICY, "1.5", ".nan", "f:6: spec.timeouts.request: must be seconds, 0 or more"),
-        (POLICY, "1.5", "1s", "f:6: spec.timeouts.request: must be a number, not text"),
+        (
+            POLICY,
+            "1.5",
+            "1x",
+            "f:6: spec.timeouts.request: '1x' is no duration: a number of seconds, or such as 300ms, 1.5s, 1m30s",
+        ),
+        (
+            POLICY,
+            "1.5",
+            "2s, backendRequest: 3s",
+            "f:6: spec.timeouts.backendRequest: 3 s for one try is more than 2 s for the whole request",
+        ),
         (POLICY, "request", "requst", "f:6: spec.timeouts.requst: is no field here; did you mean request?"),
         (POLICY, "{request: 1.5}", "3", "f:6: spec.timeouts: must be a mapping, not a whole number"),
     ],
@@ -203,137 +183,3 @@ def test_mistakes_in_a_workload(old: str, new: str, message: str) -> None:
 def test_mistakes_in_other_kinds(text: str, old: str, new: str, message: str) -> None:
     """Each mistake gives exactly this line."""
     assert resource_error(changed(text, old, new)) == message
-
-
-def test_good_proxy_config() -> None:
-    """A proxy.yaml is read as it stands, with defaults for what it leaves out."""
-    config = load_proxy_config(PROXY, "f")
-    assert config.services["echo"].protocol is Protocol.HTTP2
-    assert config.services["echo"].endpoints[1] == Endpoint("[::1]:9001", 2, "echo.demo")
-    assert config.inbound[0].tls is not None
-    assert config.inbound[0].tls.mode is TlsMode.STRICT
-    assert config.limits == Limits(streams=10)
-    resources = f"resources:\n  - {{kind: TrafficPolicy, metadata: {{name: a}}, spec: {{service: echo}}}}\n{PROXY}"
-    assert load_proxy_config(resources, "f").resources[0]["kind"] == "TrafficPolicy"
-    assert load_proxy_config(changed(PROXY, "service: echo", "service: other") + CONTROL, "f").control is not None
-    assert load_proxy_config("admin: localhost:0\nlimits: {drain_grace: 0}\n", "f").admin == "localhost:0"
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("admin: 127.0.0.1:4191", "admin: 4191", "f:1: admin: must be text, not a whole number: quote it"),
-        (
-            "admin: 127.0.0.1:4191",
-            "admin: 0.0.0.0:4191",
-            "f:1: admin: 0.0.0.0:4191 is not a loopback address: who reads /tasks could be anybody",
-        ),
-        (
-            "admin: 127.0.0.1:4191",
-            "admin: example.org:80",
-            "f:1: admin: example.org:80 is not a loopback address: who reads /tasks could be anybody",
-        ),
-        ("127.0.0.1:4140", "4140x", "f:3: outbound[0].listen: '4140x' is not host:port"),
-        ("service: echo", "service: ecko", "f:4: outbound[0].service: ecko is not one of services; did you mean echo?"),
-        ("127.0.0.1:4141", "127.0.0.1:4140", "f:5: outbound[1].listen: 127.0.0.1:4140 is taken by outbound[0]"),
-        ("127.0.0.1:4143", "127.0.0.1:4140", "f:7: inbound[0].listen: 127.0.0.1:4140 is taken by outbound[0]"),
-        ("    forward: 127.0.0.1:8080\n", "", "f:7: inbound[0].forward: is required"),
-        ("127.0.0.1:8080", "127.0.0.1:0", "f:8: inbound[0].forward: port 0 cannot be called"),
-        ("ca: ca.pem", "mode: strict", "f:9: inbound[0].tls.ca: is required"),
-        ("ca: ca.pem", "ca: c, mode: lax", "f:9: inbound[0].tls.mode: 'lax' is none of strict, permissive"),
-        ("  echo:\n", "  e cho:\n", "f:4: outbound[0].service: echo is not one of services; did you mean e cho?"),
-        (
-            "  echo:\n",
-            "  other: {protocol: htp}\n  echo:\n",
-            "f:11: services.other.protocol: 'htp' is none of detect, http1, http2, opaque",
-        ),
-        ("protocol: http2", "protocols: x", "f:12: services.echo.protocols: is no field here; did you mean protocol?"),
-        (
-            "- 127.0.0.1:9000",
-            "- 9000",
-            "f:14: services.echo.endpoints[0]: must be text or a mapping, not a whole number",
-        ),
-        ("- 127.0.0.1:9000", "- nowhere", "f:14: services.echo.endpoints[0]: 'nowhere' is not host:port"),
-        ("weight: 2", "weight: -2", "f:15: services.echo.endpoints[1].weight: must be 0 or more"),
-        ("weight: 2", "wait: 2", "f:15: services.echo.endpoints[1].wait: is no field here; did you mean weight?"),
-        ("{streams: 10}", "{streams: 0}", "f:16: limits.streams: must be more than 0"),
-        ("{streams: 10}", "{replay_bytes: -1}", "f:16: limits.replay_bytes: must be 0 or more"),
-        ("{streams: 10}", "{idle_tcp: .inf}", "f:16: limits.idle_tcp: must be more than 0"),
-        ("{streams: 10}", "{stream: 1}", "f:16: limits.stream: is no field here; did you mean streams?"),
-        ("http2_codec: h2", "http2_codec: h3", "f:17: http2_codec: 'h3' is none of ngh2, h2"),
-        (
-            "http2_codec: h2",
-            "resources:\n  - kind: TrafficPolicy\n    metadata: {name: a}\n    spec: {servce: echo}",
-            "f:20: resources[0].spec.servce: is no field here; did you mean service?",
-        ),
-        (
-            "http2_codec: h2",
-            "control: {url: 'localhost:1', token: t, workload: web}",
-            "f:17: control.url: 'localhost:1' is not http(s)://host:port",
-        ),
-        (
-            "http2_codec: h2",
-            "control: {url: 'http://localhost', token: t, workload: web}",
-            "f:17: control.url: 'localhost' is not host:port",
-        ),
-        ("http2_codec: h2", "---\na: 1", "f:18: must hold one document, not 2"),
-    ],
-)
-def test_mistakes_in_proxy_config(old: str, new: str, message: str) -> None:
-    """Each mistake gives exactly this line."""
-    assert proxy_error(changed(PROXY, old, new)) == message
-
-
-def test_an_empty_proxy_config() -> None:
-    """A file without a document says so; a service without services: says that too."""
-    assert proxy_error("# nothing\n") == "f: must hold one document, not 0"
-    text = "outbound:\n  - {listen: 'localhost:1', service: a}\n"
-    assert proxy_error(text) == "f:2: outbound[0].service: a is not one of services; services: is empty"
-
-
-def test_a_part_of_a_document() -> None:
-    """`decode` takes a path, and its errors name the whole path; dotted keys are no obstacle."""
-    (document,) = load_documents("a:\n  - {name: x}\n  - {name: y, wait: 1}\nc: {d.e: {protcol: 1}}\n", "f")
-    assert decode(document, Service, path="a[0]") == Service("x")
-    for path, message in (
-        ("a[1]", "f:3: a[1].wait: is no field here; "),
-        ("a[2]", "f:1: a[2]: is required"),
-        ("b.x", "f:1: b.x: is required"),
-    ):
-        with pytest.raises(ConfigError, match="^" + re.escape(message)):
-            decode(document, Service, path=path)
-    with pytest.raises(ConfigError) as caught:
-        decode(document, dict[str, Service], path="c")
-    assert str(caught.value).startswith("f:4: c.d.e.protcol: is no field here; did you mean protocol?")
-    with pytest.raises(ConfigError) as caught:
-        decode(document, ProxyConfig)
-    assert caught.value.line == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("127.0.0.1:80", ("127.0.0.1", 80)),
-        ("localhost:0", ("localhost", 0)),
-        ("[::1]:65535", ("::1", 65535)),
-        ("my_host.local:8080", ("my_host.local", 8080)),
-    ],
-)
-def test_addresses(text: str, address: tuple[str, int]) -> None:
-    """Names, IPv4 and bracketed IPv6, with a port."""
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":", ":80", "a", "a:", "a:b", "a:-1", "a:٣", "a:65536", "a:000080", "::1:80", "[::1]", "[]:1", "a b:1"]
-)
-def test_what_is_no_address(text: str) -> None:
-    """Anything else is refused with a sentence."""
-    with pytest.raises(ValueError, match=r"is not host:port|is over 65535|is no IPv6 address"):
-        parse_address(text)
-
-
-def test_nearest() -> None:
-    """A typo gets a suggestion, anything else the list."""
-    assert nearest("prot", ["port", "protocol"]) == "did you mean port?"
-    assert nearest("x", ["port", "protocol"]) == "known are port, protocol"

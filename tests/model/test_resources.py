@@ -1,14 +1,32 @@
 """Resources: Kubernetes' envelope around our specs."""
 
+import datetime
+
 import msgspec
 import pytest
 
 from mesh.model.config import Protocol, Timeouts
+from mesh.model.gateway import (
+    GRPCMethodMatch,
+    GRPCRouteMatch,
+    GRPCRouteRule,
+    GRPCRouteSpec,
+    HTTPRouteRetry,
+    HTTPRouteRule,
+    HTTPRouteSpec,
+    ParentRef,
+    WeightedBackendRef,
+)
 from mesh.model.resources import (
     API_VERSION,
+    API_VERSIONS,
     KINDS,
     Endpoint,
     EndpointSpec,
+    Fault,
+    FaultSpec,
+    GRPCRoute,
+    HTTPRoute,
     Metadata,
     Resource,
     TrafficPolicy,
@@ -16,6 +34,7 @@ from mesh.model.resources import (
     Workload,
     WorkloadSpec,
 )
+from mesh.model.traffic import Abort, Hedge, Injection, RateLimit, Retry, Traffic
 
 RESOURCES: list[Resource] = [
     Workload(
@@ -24,6 +43,26 @@ RESOURCES: list[Resource] = [
     Workload(Metadata("load", "demo"), WorkloadSpec(("load",))),
     Endpoint(Metadata("votes-1", "demo"), EndpointSpec("votes", "votes", "127.0.0.1:1", "v1", Protocol.HTTP2, "x", 9)),
     TrafficPolicy(Metadata("votes"), TrafficPolicySpec("votes", Timeouts(request=1.5), Protocol.HTTP1)),
+    TrafficPolicy(
+        Metadata("all", created=datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)),
+        TrafficPolicySpec(
+            "votes", retry=Retry(2, hedge=Hedge()), rate_limits=(RateLimit(5),), faults=(Injection("a"),)
+        ),
+    ),
+    Fault(Metadata("fault-1"), FaultSpec("votes", delay=0.2, abort=Abort(500), until=1e9)),
+    HTTPRoute(
+        Metadata("web"),
+        HTTPRouteSpec(
+            (ParentRef("votes", "", "Service"),),
+            rules=(HTTPRouteRule(backend_refs=(WeightedBackendRef("v2", weight=9),), retry=HTTPRouteRetry((500,), 2)),),
+        ),
+    ),
+    GRPCRoute(
+        Metadata("calls"),
+        GRPCRouteSpec(
+            (ParentRef("votes", "", "Service"),), rules=(GRPCRouteRule(matches=(GRPCRouteMatch(GRPCMethodMatch()),)),)
+        ),
+    ),
 ]
 
 
@@ -36,8 +75,27 @@ def test_resources_survive_json(resource: Resource) -> None:
 def test_kinds() -> None:
     """Each kind is found under its name."""
     assert {name: kind.kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
-    assert set(KINDS) == {"Workload", "Endpoint", "TrafficPolicy"}
+    assert set(KINDS) == {"Workload", "Endpoint", "TrafficPolicy", "Fault", "HTTPRoute", "GRPCRoute"}
     assert API_VERSION == "conduit.mesh/v1alpha1"
+    assert {name: kind.api_version for name, kind in KINDS.items()} == {
+        n: versions[0] for n, versions in API_VERSIONS.items()
+    }
+    assert GRPCRoute.api_version == HTTPRoute.api_version == "gateway.networking.k8s.io/v1"
+
+
+def test_a_fault_is_an_injection_with_a_service() -> None:
+    """Field by field, so that neither gets one that the other lacks; the resource's name is the injection's."""
+    fault = {field.name: field.type for field in msgspec.structs.fields(FaultSpec)}
+    injection = {field.name: field.type for field in msgspec.structs.fields(Injection)}
+    assert fault.pop("service") is str
+    assert injection.pop("name") is str
+    assert fault == injection
+
+
+def test_a_policy_holds_all_of_traffic_but_routes() -> None:
+    """What a proxy can be told of a service's treatment can be written."""
+    told = set(Traffic.__struct_fields__) - {"routes", "routed"}
+    assert set(TrafficPolicySpec.__struct_fields__) == told | {"service", "timeouts", "protocol"}
 
 
 def test_defaults() -> None:

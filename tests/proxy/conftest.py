@@ -25,7 +25,7 @@ from mesh.proxy.report import Reports
 from mesh.proxy.taps import Taps
 from mesh.wire.http2 import Http2
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds until a wait in a test is given up: far more than any takes."""
 
 

@@ -10,18 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.proxy.balance import DECAY, UNKNOWN, Balancer, Load, Loaded
-
-
-class One(Loaded):
-    def __init__(self, name: str, weight: int = 1, ewma: float = UNKNOWN, pending: int = 0) -> None:
-        self.name = name
-        self.load = Load(weight, 0.0)
-        self.load.ewma = ewma
-        self.load.pending = pending
-
-    def __repr__(self) -> str:
-        return self.name
+from mesh.proxy.balance import COLDEST, DECAY, UNKNOWN, Balancer, Load
+from tests.proxy.balanced import One, ramp
 
 
 def shares(endpoints: list[One], draws: int = 6000, hold: bool = False) -> Counter[str]:
@@ -148,3 +138,141 @@ def test_the_estimate_stays_within_what_was_seen(seen: list[tuple[float, float]]
 def test_repr_tells_the_load() -> None:
     """What a person debugging wants: requests, latency, weight."""
     assert repr(One("a", 3, 0.0125, 2).load) == "<Load 2 pending, 12.50 ms, weight 3>"
+
+
+# --- slow start ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 10])
+@pytest.mark.parametrize("latency", [0.0, 0.001, 0.05])
+def test_a_new_endpoint_gets_a_share_that_grows(count: int, latency: float) -> None:
+    """A tenth of what the others get at first, half of it half way, then all; idle (0 s) as well as busy."""
+    assert 0.07 < ramp(Balancer, count, age=0.0, latency=latency) < 0.16
+    assert 0.38 < ramp(Balancer, count, age=50.0, latency=latency) < 0.62
+    assert 0.85 < ramp(Balancer, count, age=100.0, latency=latency) < 1.2
+
+
+def test_a_new_endpoint_that_hangs_gets_less_than_its_share() -> None:
+    """Requests that it does not answer count against it before it is warm, too."""
+    old, new = [One(str(index)) for index in range(4)], One("new")
+    new.load.since = 100.0
+    balancer = Balancer([*old, new], Random(7).random, 10.0, 100.0)
+    for _ in range(2000):
+        chosen = balancer.choose((), 100.0)
+        assert chosen is not None
+        chosen.load.pending += chosen is new
+    assert new.load.pending < 10
+
+
+def test_a_new_endpoint_that_is_first_of_all_is_used() -> None:
+    """Where all are equally new, slow start changes nothing; one endpoint alone gets everything."""
+    endpoints = [One("a"), One("b")]
+    balancer = Balancer(endpoints, Random(7).random, 10.0, 0.0)
+    found = Counter(str(balancer.choose((), 0.0)) for _ in range(2000))
+    assert abs(found["a"] - 1000) < 150
+    alone = One("alone")
+    assert Balancer([alone], Random(7).random, 10.0, 0.0).choose((), 0.0) is alone
+
+
+def test_weights_hold_while_warming() -> None:
+    """Of weights 4 and 1, where the heavy one is half warm, shares are 2 to 1."""
+    heavy, light = One("heavy", 4), One("light", 1)
+    heavy.load.since = 50.0
+    balancer = Balancer([heavy, light], Random(7).random, 100.0, 50.0)
+    found = Counter(str(balancer.choose((), 100.0)) for _ in range(6000))
+    assert 1.6 < found["heavy"] / found["light"] < 2.5
+
+
+def test_a_retry_prefers_who_is_warm() -> None:
+    """A failing endpoint's retries do not all go to the newcomer, which looks idle; they do if nobody else is left."""
+    failing, busy, new = One("failing"), One("busy", pending=9), One("new")
+    new.load.since = 5.0
+    balancer = Balancer([failing, busy, new], Random(7).random, 10.0, 5.0)
+    assert balancer.choose([failing], 5.0) is busy
+    assert balancer.choose([failing, busy], 5.0) is new
+    assert balancer.choose([failing], 15.0) is new  # warm
+
+
+def test_warmth_has_bounds() -> None:
+    """From COLDEST, also for clocks that say it is of the future, to 1; 1 where there is no slow start."""
+    load = Load(1, 10.0)
+    assert [load.warmth(10.0, now) for now in (0.0, 10.0, 15.0, 20.0, 99.0)] == [COLDEST, COLDEST, 0.5, 1.0, 1.0]
+    assert load.warmth(0.0, 10.0) == 1.0
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1 - 2**-53])
+def test_the_ends_of_the_random_range_are_in_bounds_while_warming(value: float) -> None:
+    """Some endpoint is chosen whatever the draws, and however often they are refused."""
+    for weights in ((1, 1), (1, 2), (3, 1, 2)):
+        endpoints = [One(str(index), weight) for index, weight in enumerate(weights)]
+        endpoints[-1].load.since = 5.0
+        assert Balancer(endpoints, lambda: value, 10.0, 5.0).choose((), 5.0) in endpoints
+
+
+# --- slow start ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 4, 20])
+@pytest.mark.parametrize("latency", [0.0, 0.001, 0.05])
+def test_a_new_endpoint_gets_a_share_that_grows(count: int, latency: float) -> None:
+    """A tenth of what the others get at first, half of it half way, then all; idle (0 s) as well as busy."""
+    assert 0.07 < ramp(Balancer, count, age=0.0, latency=latency) < 0.16
+    assert 0.38 < ramp(Balancer, count, age=50.0, latency=latency) < 0.62
+    assert 0.85 < ramp(Balancer, count, age=100.0, latency=latency) < 1.2
+
+
+def test_a_new_endpoint_that_hangs_gets_less_than_its_share() -> None:
+    """Requests that it does not answer count against it before it is warm, too."""
+    old, new = [One(str(index)) for index in range(4)], One("new")
+    new.load.since = 100.0
+    balancer = Balancer([*old, new], Random(7).random, 10.0, 100.0)
+    for _ in range(2000):
+        chosen = balancer.choose((), 100.0)
+        assert chosen is not None
+        chosen.load.pending += chosen is new
+    assert new.load.pending < 10
+
+
+def test_a_new_endpoint_that_is_first_of_all_is_used() -> None:
+    """Where all are equally new, slow start changes nothing; one endpoint alone gets everything."""
+    endpoints = [One("a"), One("b")]
+    balancer = Balancer(endpoints, Random(7).random, 10.0, 0.0)
+    found = Counter(str(balancer.choose((), 0.0)) for _ in range(2000))
+    assert abs(found["a"] - 1000) < 150
+    alone = One("alone")
+    assert Balancer([alone], Random(7).random, 10.0, 0.0).choose((), 0.0) is alone
+
+
+def test_weights_hold_while_warming() -> None:
+    """Of weights 4 and 1, where the heavy one is half warm, shares are 2 to 1."""
+    heavy, light = One("heavy", 4), One("light", 1)
+    heavy.load.since = 50.0
+    balancer = Balancer([heavy, light], Random(7).random, 100.0, 50.0)
+    found = Counter(str(balancer.choose((), 100.0)) for _ in range(6000))
+    assert 1.6 < found["heavy"] / found["light"] < 2.5
+
+
+def test_a_retry_prefers_who_is_warm() -> None:
+    """A failing endpoint's retries do not all go to the newcomer, which looks idle; they do if nobody else is left."""
+    failing, busy, new = One("failing"), One("busy", pending=9), One("new")
+    new.load.since = 5.0
+    balancer = Balancer([failing, busy, new], Random(7).random, 10.0, 5.0)
+    assert balancer.choose([failing], 5.0) is busy
+    assert balancer.choose([failing, busy], 5.0) is new
+    assert balancer.choose([failing], 15.0) is new  # warm
+
+
+def test_warmth_has_bounds() -> None:
+    """From COLDEST, also for clocks that say it is of the future, to 1; 1 where there is no slow start."""
+    load = Load(1, 10.0)
+    assert [load.warmth(10.0, now) for now in (0.0, 10.0, 15.0, 20.0, 99.0)] == [COLDEST, COLDEST, 0.5, 1.0, 1.0]
+    assert load.warmth(0.0, 10.0) == 1.0
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1 - 2**-53])
+def test_the_ends_of_the_random_range_are_in_bounds_while_warming(value: float) -> None:
+    """Some endpoint is chosen whatever the draws, and however often they are refused."""
+    for weights in ((1, 1), (1, 2), (3, 1, 2)):
+        endpoints = [One(str(index), weight) for index, weight in enumerate(weights)]
+        endpoints[-1].load.since = 5.0
+        assert Balancer(endpoints, lambda: value, 10.0, 5.0).choose((), 5.0) in endpoints

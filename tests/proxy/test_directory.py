@@ -6,6 +6,7 @@ import pytest
 
 from mesh.model.config import Endpoint, Service, Timeouts
 from mesh.proxy.directory import NAMES, Loop, NotAnAuthority
+from mesh.proxy.exchange import NEVER
 from mesh.wire.head import Head
 
 
@@ -14,9 +15,11 @@ class Asking:
 
     def __init__(self, authority: bytes, scheme: bytes = b"http") -> None:
         self.head = Head.request(b"GET", b"/", authority=authority, scheme=scheme)
-        self.moved_to = None
-        self.queue = None
-        self.tried = None
+        self.queue = self.tried = self.care = self.state = self.slot = None
+        self.started_at = self.armed_at = 0.0
+        self.deadline = NEVER
+        self.cluster = None
+        self.protocol = "http1"
         self.failed: list[str] = []
 
     def wait_in(self, cluster) -> Asking:
@@ -24,12 +27,11 @@ class Asking:
         cluster.assign(self, 0.0)
         return self
 
-    def move_to(self, cluster, now: float) -> None:
-        self.queue.pop(self, None)
-        self.queue = None
-        self.moved_to = cluster
-        if cluster is self.cluster:  # elsewhere there is nobody to send it to
-            cluster.assign(self, now)
+    def connect_failed(self, endpoint, failure, now: float) -> None:
+        """Elsewhere there is nobody to send it to."""
+
+    def arm(self, now: float) -> None:
+        self.armed_at = now
 
     def fail(self, reason, cause: str, now: float) -> None:
         self.failed.append(cause)
@@ -79,7 +81,8 @@ async def test_the_answer_lets_waiting_requests_go_on(parts, asked) -> None:
     parts.directory.apply("votes", Service("votes", (Endpoint("192.0.2.1:80"),), timeouts=Timeouts(connect=30)))
     assert not cluster.waiting
     assert waiting in cluster.endpoints[0].queue
-    assert waiting.moved_to is cluster, "an exchange learns its deadline by being moved"
+    assert waiting.cluster is cluster
+    assert waiting.armed_at > 0.0, "an exchange learns its deadline by beginning anew"
     assert parts.directory.resolve(b"votes", b"http") is cluster
 
 
@@ -90,9 +93,9 @@ async def test_a_name_outside_the_mesh_is_reached_by_its_own_address(parts, aske
     secure = Asking(b"example.org", b"https").wait_in(cluster)
     odd = Asking(b"example.org:8443").wait_in(cluster)
     parts.directory.apply("example.org", None)
-    found = [one.moved_to.endpoints[0].address for one in (plain, secure, odd)]
+    found = [one.cluster.endpoints[0].address for one in (plain, secure, odd)]
     assert found == ["example.org:80", "example.org:443", "example.org:8443"]
-    assert parts.directory.resolve(b"example.org", b"http") is plain.moved_to
+    assert parts.directory.resolve(b"example.org", b"http") is plain.cluster
     assert asked == ["example.org"]
     assert "example.org" not in parts.directory.services
 

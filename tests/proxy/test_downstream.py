@@ -38,6 +38,7 @@ class Service:
     """A cluster that answers every request at once with an error of its own, so that no upstream is needed."""
 
     request_timeout = 0.0
+    governed = False
 
     def __init__(self, reports: Reports, name: str = "votes") -> None:
         self.name = name

@@ -47,7 +47,7 @@ async def test_requests_at_once_get_an_http1_connection_each(proxy_parts, serve,
 @pytest.mark.parametrize("close", [False, True])
 async def test_at_the_connection_bound_requests_wait_their_turn(proxy_parts, serve, until, close: bool) -> None:
     """One connection at a time, whether the endpoint keeps it open or not: each waiting request is served."""
-    parts = await proxy_parts(upstream_connections=1, pending_timeout=30.0)
+    parts = await proxy_parts(upstream_connections=1, pending_timeout=300.0)
     seen: list[int] = []
     cluster = parts.service("votes", await serve(http1_server(seen=seen, close=close)))
     all_of = [Asking(parts, cluster) for _ in range(4)]
@@ -74,7 +74,7 @@ async def test_http2_requests_share_a_connection(proxy_parts, serve, until) -> N
 
 async def test_a_second_http2_connection_comes_when_streams_are_used_up(proxy_parts, serve, until) -> None:
     """The endpoint allows two streams: of five at once all are served, on three connections at most."""
-    parts = await proxy_parts(pending_timeout=30.0)
+    parts = await proxy_parts(pending_timeout=300.0)
     seen: list[int] = []
     gate = trio.Event()
     cluster = parts.service("votes", await serve(http2_server(seen, gate, streams=2)), protocol=Protocol.HTTP2)

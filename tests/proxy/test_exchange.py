@@ -16,8 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mesh.model.config import Service, Timeouts
 from mesh.model.limits import Limits
+from mesh.proxy.again import REFUSED_ATTEMPTS
 from mesh.proxy.balance import Load
 from mesh.proxy.deadlines import TICK, Deadlines
+from mesh.proxy.dial import ConnectFailed
 from mesh.proxy.downstream import Downstream, Listener, Shared
 from mesh.proxy.exchange import (
     ANSWERING,
@@ -27,7 +29,6 @@ from mesh.proxy.exchange import (
     FAILED,
     NEVER,
     QUEUED,
-    REFUSED_ATTEMPTS,
     RESPONSE,
     RETRY,
     SENT,
@@ -158,7 +159,15 @@ class FakeEndpoint:
         self.scope = cluster.shared.reports.scope("outbound", cluster.name, address, "disabled")
         self.queue: dict[Exchange, None] = {}
         self.upstreams: list[Upstream] = []
-        self.retired = False
+        self.retired = self.meshed = False
+        self.probing = None
+        self.judged: list[str] = []
+
+    def succeeded(self, exchange, now: float) -> None:
+        self.judged.append("")
+
+    def failed(self, exchange, cause: str, now: float) -> None:
+        self.judged.append(cause)
 
     def assign(self, exchange: Exchange, now: float) -> None:
         self.load.pending += 1
@@ -191,7 +200,8 @@ class FakeEndpoint:
                 del self.queue[exchange]
                 exchange.queue = None
                 self.load.pending -= 1
-                exchange.connect_failed(self, Reason.CONNECT_FAILED, "Connection refused", self.cluster.clock())
+                failure = ConnectFailed(Reason.CONNECT_FAILED, "Connection refused", self.address)
+                exchange.connect_failed(self, failure, self.cluster.clock())
 
     def withdraw(self, upstream: Upstream) -> None:
         if upstream in self.upstreams:
@@ -208,6 +218,8 @@ class FakeCluster:
         self.name = "votes"
         self.clock = clock
         self.request_timeout = 0.0
+        self.governed = False
+        self.outbound = True
         self.spec = Service("votes")
         self.shared = SimpleNamespace(limits=LIMITS, reports=reports)
         self.scope = reports.scope("outbound", "votes", "", "disabled")
@@ -229,7 +241,7 @@ class FakeCluster:
             self.waiting[exchange] = None
             exchange.queue = self.waiting
 
-    def why_pending(self, exchange: Exchange) -> tuple[Reason, str]:
+    def why_pending(self, exchange: Exchange, now: float) -> tuple[Reason, str]:
         return Reason.NO_ENDPOINTS, "no endpoint became ready"
 
 

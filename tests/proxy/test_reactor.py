@@ -72,7 +72,7 @@ class Pair:
             try:
                 data = self.peer.recv(size - len(found))
             except BlockingIOError:
-                with trio.fail_after(5):
+                with trio.fail_after(30):
                     await trio.lowlevel.wait_readable(self.peer)
                 continue
             if not data:
@@ -167,7 +167,7 @@ async def test_close_waits_for_the_backlog(pair: Pair, size: int) -> None:
     pair.handler.farewell = CLOSE
     pair.say(b"x" * size)
     assert len(await pair.read(size)) == size
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await pair.channel.ended.wait()
     assert pair.handler.reasons == [""]
     assert pair.channel.failure is None
@@ -180,7 +180,7 @@ async def test_both_half_closes_end_the_channel(pair: Pair, until) -> None:
     pair.handler.farewell = HALF_CLOSE
     pair.channel.mark()
     pair.channel.reactor.settle()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await pair.channel.ended.wait()
     assert pair.handler.reasons == [""]
 
@@ -222,7 +222,7 @@ async def test_a_hang_up_while_paused_with_a_backlog_ends_it(pair: Pair) -> None
     pair.handler.wants_read = False
     pair.channel.watch_reads()
     pair.peer.close()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await pair.channel.ended.wait()
     assert len(pair.handler.reasons) == 1
     assert pair.handler.reasons[0]
@@ -239,7 +239,7 @@ async def test_a_reset_is_told_with_its_cause(reactor: Reactor, until) -> None:
     channel.attach(handler)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await channel.ended.wait()
     assert len(handler.reasons) == 1
     assert "reset" in handler.reasons[0]
@@ -255,7 +255,7 @@ async def test_a_handler_that_raises_ends_its_own_channel_only(reactor: Reactor,
     sound.peer.send(b"x")
     if where == "lost":
         broken.handler.farewell = CLOSE
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await broken.channel.ended.wait()
     assert isinstance(broken.channel.failure, ZeroDivisionError)
     assert len(broken.handler.reasons) == 1

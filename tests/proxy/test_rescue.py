@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.proxy.rescue import ANSWERS, Reason, response, sentence
+from mesh.proxy.rescue import ANSWERS, Answer, Reason, response, sentence
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -43,7 +43,7 @@ def test_grpc_answers_are_trailers_only(reason: Reason) -> None:
 
 def test_a_status_can_be_asked_for() -> None:
     """An HTTP status of the caller's choice replaces the table's."""
-    assert response(Reason.UNSENDABLE, "x", grpc=False, status=431)[0].status == 431
+    assert response(Reason.FAULT, "x", grpc=False, answer=Answer(418, 5, 0))[0].status == 418
 
 
 @given(st.text(), st.text(), st.text())

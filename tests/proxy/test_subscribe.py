@@ -30,7 +30,7 @@ from mesh.model.reports import SeriesDelta, SeriesKey, TapEvent, TapMatch
 from mesh.proxy import subscribe
 from mesh.proxy.subscribe import Subscriptions
 
-SECONDS = 5.0
+SECONDS = 30.0
 
 
 class Applied:

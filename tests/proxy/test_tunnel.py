@@ -31,7 +31,7 @@ class Tunnel:
             await channel.ended.wait()
 
     async def ended(self) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await self.ours.ended.wait()
             await self.theirs.ended.wait()
 
@@ -60,7 +60,7 @@ async def read(sock: socket.socket, size: int) -> bytes:
         try:
             data = sock.recv(min(65536, size - len(found)))
         except BlockingIOError:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 await trio.lowlevel.wait_readable(sock)
             continue
         if not data:
@@ -75,7 +75,7 @@ async def write(sock: socket.socket, data: bytes) -> None:
         try:
             rest = rest[sock.send(rest) :]
         except BlockingIOError:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 await trio.lowlevel.wait_writable(sock)
 
 
