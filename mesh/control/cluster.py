@@ -275,7 +275,8 @@ class Cluster:
                 touched |= services_of(new)
                 self._enter(key, new)
         for service in [service for service in touched if self._regather(service)]:
-            touched.update(parent for route in self._referring.get(service, ()) for parent in services_of(route))
+            for route in self._referring.get(service, {}).values():
+                touched |= services_of(route)
         if effective:
             self.version += 1
         return frozenset(touched)

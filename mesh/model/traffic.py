@@ -1,4 +1,4 @@
-"""How traffic to one service is treated, as a proxy is told it: routes in the order in which they are tried, and policy.
+"""How traffic to one service is treated, as a proxy is told it: routes in the order in which they are tried, policies.
 
 TrafficPolicy (YAML) holds most of these structs as they are; routes are made of HTTPRoute and GRPCRoute by `compose`.
 Field names are camelCase in YAML and JSON. A `Duration` is seconds here; YAML may also say `300ms`, `1.5s`, `1m30s`.

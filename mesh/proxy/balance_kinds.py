@@ -18,7 +18,7 @@ class LeastRequest(Balancer[E]):
 
 
 class RoundRobin(Balancer[E]):
-    """Each in turn, those of more weight more often, and evenly spread: never all turns of one in a row.
+    """Each in turn, those of more weight more often; the turns of each are evenly spread.
 
     Every endpoint has the time at which it is due, in rounds; who is due first is chosen and due again 1/weight later.
     The order begins at random, so that many proxies do not walk in step. Slow start: due again that much later."""

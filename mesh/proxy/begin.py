@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mesh.model.errors import ConduitError
 from mesh.proxy import edit
 from mesh.proxy.care import Care
 from mesh.proxy.exchange import DONE, NEVER, Exchange
+from mesh.proxy.hedge import Hedge
 from mesh.proxy.mirror import Mirror
 from mesh.proxy.report import Tally
 from mesh.proxy.rescue import Answer, Reason
@@ -43,7 +45,7 @@ def move(exchange: Exchange, cluster: Cluster, now: float) -> None:
     if exchange.queue is not None:
         exchange.queue.pop(exchange, None)
         exchange.queue = None
-    if exchange.care is None:
+    if exchange.care is None and not isinstance(exchange, Hedge | Mirror):
         begin(exchange, cluster, now)
     else:
         exchange.cluster = cluster
@@ -146,12 +148,20 @@ def led(exchange: Exchange, cluster: Cluster, compiled: Compiled, care: Care, no
         return False
     directory = exchange.downstream.listener.directory
     if backend.service and backend.service != cluster.name:
-        exchange.cluster = directory.named(backend.service)
+        try:
+            exchange.cluster = directory.named(backend.service)
+        except ConduitError as exc:  # it is no name, or ourselves
+            exchange.fail(Reason.BAD_BACKEND, f"route {compiled.name}: {exc}", now)
+            return False
     sent = edit.request_head(compiled, head)
     if sent is not head:
         care.head = sent
     for name in compiled.mirrors(cluster.shared.random):
-        mirror = Mirror(exchange, sent, directory.named(name), now)
+        try:
+            mirror = Mirror(exchange, sent, directory.named(name), now)
+        except ConduitError:
+            cluster.shared.reports.tally(Tally.MIRROR, name, "failed")
+            continue
         if exchange.request_open:
             care.mirrors = [*(care.mirrors or ()), mirror]
         mirror.start(now)

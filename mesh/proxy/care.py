@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mesh.proxy.edit import response_head
 from mesh.proxy.exchange import ANSWERING, HELD, NEVER, QUEUED, SENT, Exchange
 from mesh.proxy.hedge import Hedge
-from mesh.proxy.report import Tally, grpc_code
+from mesh.proxy.report import Tally, grpc_code, is_failure
 from mesh.proxy.rescue import Answer, Reason
 from mesh.proxy.retry import pushback as read_pushback
 from mesh.proxy.retry import retry_after
@@ -87,6 +87,9 @@ class Care:
 
     def sent(self, exchange: Exchange, now: float) -> None:
         """A try begins."""
+        self.held_head = None
+        self.swallowing = False
+        self.hedge_at = self.head_until = NEVER
         self.withdrawn = False
         if self.try_timeout:
             self.try_until = now + self.try_timeout
@@ -143,13 +146,13 @@ class Care:
         assert endpoint is not None
         endpoint.failed(exchange, f"no answer within {self.try_timeout:.3g} s", now)
         retrying = self.retrying
-        if exchange.state is SENT and retrying is not None and retrying.policy.timeout:
-            if self.swallowing:
-                self._go(exchange, True, now)
-                return
-            if self._may(exchange, "timeout", None, now):
-                self._go(exchange, True, now)
-                return
+        if exchange.state is SENT and (
+            self._hedged()
+            or self.swallowing
+            or (retrying is not None and retrying.policy.timeout and self._may(exchange, "timeout", None, now))
+        ):
+            self._go(exchange, True, now)
+            return
         cause = f"no whole answer to try {self.retries + 1} within {self.try_timeout:.3g} s"
         exchange.fail(Reason.TIMEOUT, cause, now, outcome="expired")
 
@@ -160,6 +163,7 @@ class Care:
         latencies = self.plan.latencies
         if latencies is not None and head.status < 500:
             latencies.observe(now - exchange.sent_at, now)
+        self.hedge_at = NEVER
         retrying = self.retrying
         if retrying is not None:
             grpc = exchange.is_grpc and head.status == 200
@@ -174,9 +178,10 @@ class Care:
             ):
                 why = "grpc_status" if grpc else "status"
                 if self._may(exchange, why, head.get(b"retry-after"), now, head.get(b"grpc-retry-pushback-ms")):
+                    length = head.get(b"content-length") or b"0"
                     if end:
                         self._go(exchange, exchange.request_open, now)
-                    elif int(head.get(b"content-length") or b"0") > SWALLOWED:
+                    elif self._hedged() or not length.isdigit() or int(length) > SWALLOWED:
                         self._go(exchange, True, now)
                     else:
                         self.swallowing = True
@@ -229,7 +234,7 @@ class Care:
         if exchange.state is not SENT:
             return False
         retrying = self.retrying
-        if not self.swallowing:
+        if not self.swallowing and not self._hedged():
             if self.held_head is not None or retrying is None or not retrying.policy.reset:
                 return False
             if not self._may(exchange, "reset", None, now):
@@ -237,7 +242,16 @@ class Care:
         self._go(exchange, False, now)
         return True
 
+    @property
+    def heard(self) -> bool:
+        """Whether this try has been answered, though the client has not been told."""
+        return self.swallowing or self.held_head is not None
+
     # --- once more ---------------------------------------------------------------------------------------------------
+
+    def _hedged(self) -> bool:
+        """Whether another try is under way."""
+        return self.hedge is not None and self.hedge.state is SENT
 
     def _can_repeat(self, exchange: Exchange) -> bool:
         retrying = self.retrying
@@ -251,9 +265,10 @@ class Care:
     def _may(
         self, exchange: Exchange, why: str, after: bytes | None, now: float, pushback: bytes | None = None
     ) -> bool:
-        """Whether policy, deadline and budget allow one more try; sets `pause`, seconds until then."""
+        """Whether policy, deadline and budget allow one more try, whose token is `withdrawn` then; sets `pause`,
+        seconds until it."""
         retrying = self.retrying
-        if self.hedge is not None and self.hedge.state is SENT:
+        if self._hedged():
             return True  # it is under way already
         if retrying is None or not self._can_repeat(exchange):
             return False
@@ -291,7 +306,6 @@ class Care:
         hedge = self.hedge
         if hedge is not None:
             if hedge.state is SENT:
-                self.retries += 1
                 self.take_over(exchange, reset, now)
                 return
             self._drop_hedge(now)
@@ -348,4 +362,17 @@ class Care:
         if gate is not None:
             self.gate = None
             answered = exchange.answered_at
-            gate.leave(answered - exchange.started_at if answered else -1.0, now, exchange.status < 500)
+            failed = is_failure(exchange.status, exchange.grpc_status)
+            gate.leave(answered - exchange.started_at if answered else -1.0, now, not failed)
+
+    # --- copies ------------------------------------------------------------------------------------------------------
+
+    def copy_data(self, data: bytes, end: bool, now: float) -> None:
+        """Body from the client, for those that get a copy."""
+        for mirror in self.mirrors or ():
+            mirror.request_data(data, end, now)
+
+    def copy_trailers(self, fields: tuple[Field, ...], now: float) -> None:
+        """The same of its trailers."""
+        for mirror in self.mirrors or ():
+            mirror.request_trailers(fields, now)

@@ -16,6 +16,8 @@ from mesh.proxy.authority import own_address, service_name
 from mesh.proxy.begin import move
 from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.dial import ClientTls
+from mesh.proxy.hedge import Hedge
+from mesh.proxy.mirror import Mirror
 from mesh.proxy.rescue import Reason
 
 NAMES = 4096
@@ -120,7 +122,7 @@ class Directory:
                 del self.services[name]
                 now = self.shared.reactor.clock()
                 for exchange in list(cluster.waiting):
-                    if exchange.care is not None:  # a route led here
+                    if exchange.care is not None or isinstance(exchange, Hedge | Mirror):  # a route led here
                         exchange.fail(Reason.BAD_BACKEND, f"{name} is no service of the mesh", now)
                     else:
                         move(exchange, self.resolve(exchange.head.authority, exchange.head.scheme), now)

@@ -106,10 +106,9 @@ class Exchange:
         self.state = QUEUED
         self.upstream: Upstream | None = None
         self.endpoint: Endpoint | None = None
-        self.up_stream = 0
+        self.up_stream = self.status = 0
         self.body: list[bytes] | None = NO_BODY if end else []
         self.body_bytes = self.response_bytes = self.owed_request = self.owed_response = 0
-        self.status = 0
         self.grpc_status = -1
         self.is_grpc = False
         self.protocol = downstream.protocol
@@ -141,9 +140,7 @@ class Exchange:
             taps.requested(self)
         self.sent_at = now
         leg = upstream.leg
-        body = self.body
-        head = self.head
-        care = self.care
+        body, head, care = self.body, self.head, self.care
         if (
             care is not None
             or self.deadline != NEVER
@@ -180,6 +177,8 @@ class Exchange:
         size = len(data)
         if end:
             self.request_open = False
+        if self.care is not None and self.care.mirrors is not None:
+            self.care.copy_data(data, end, now)
         if self.body is not None:
             self.body.append(data)
             self.body_bytes += size
@@ -206,8 +205,7 @@ class Exchange:
         """The client's trailers, which end its side. A request that has them is not sent again: they are not kept."""
         self.touched_at = now
         upstream = self.upstream
-        if upstream is None:
-            # still queued: without the trailers it would be another request
+        if upstream is None:  # without the trailers it would be another request
             self.fail(Reason.UNSENDABLE, "trailers came before an endpoint was ready", now)
             return
         try:
@@ -215,6 +213,8 @@ class Exchange:
         except UnsendableHead as exc:
             self.fail(Reason.UNSENDABLE, f"trailers: {exc}", now)
             return
+        if self.care is not None:
+            self.care.copy_trailers(fields, now)
         self.request_open = False
         self.body = None
         upstream.leg.channel.mark()
@@ -231,7 +231,7 @@ class Exchange:
     def resume(self, now: float) -> None:
         """RESUMED: it looks for an endpoint."""
         self._move(RESUMED)
-        self.queued_at = now
+        self.queued_at = self.touched_at = now
         self.reassign(now)
 
     # --- the way back ------------------------------------------------------------------------------------------------
@@ -327,16 +327,17 @@ class Exchange:
 
     def response_trailers(self, fields: tuple[Field, ...], now: float) -> None:
         """The upstream's trailers, which end the response; gRPC's result is in them."""
+        code = -1
         if self.is_grpc:
             code = grpc_code(dict(fields).get(b"grpc-status"))
             self._judge(code, now)
             if self.state is SENT and self.care is not None and self.care.wants_again(self, code, fields, now):
                 return
-            self.grpc_status = code
         if self.state is not ANSWERING:
             assert self.care is not None
             if not self.care.released(self, b"", True, now):
                 return
+        self.grpc_status = code
         try:
             self.downstream.leg.codec.send_trailers(self.stream, fields)
         except UnsendableHead as exc:
@@ -371,9 +372,10 @@ class Exchange:
         attempts = attempts_after_reset(self, upstream, unprocessed)
         if not unprocessed and (self.state is ANSWERING or not attempts):
             upstream.endpoint.failed(self, reason, now)
-        if self._send_again(attempts, False, now):
+        care = self.care
+        if (care is None or not care.heard) and self._send_again(attempts, False, now):
             return
-        if self.care is not None and self.care.reset(self, now):
+        if care is not None and care.reset(self, now):
             return
         if self.state is ANSWERING:
             self.downstream.leg.codec.reset(self.stream, code or CANCEL)
@@ -387,9 +389,8 @@ class Exchange:
 
     def _send_again(self, attempts: int, answered: bool, now: float) -> bool:
         """Give the request to another endpoint, if all that was sent can be sent again and it has not been tried
-        `attempts` times elsewhere; returns whether it was. For requests that the application has not seen.
-
-        `answered`: the upstream has answered, and that answer is dropped."""
+        `attempts` times elsewhere; returns whether it was. For requests that the application has not seen. `answered`:
+        the upstream has answered, and that answer is dropped."""
         tried = self.tried
         if self.state is not SENT or self.body is None or (len(tried) if tried is not None else 0) >= attempts:
             return False
@@ -477,7 +478,7 @@ class Exchange:
         """End it if neither side has moved for the service's `timeouts.idle`, else `limits.idle_tcp`. For every
         exchange that is open."""
         idle = self.cluster.spec.timeouts.idle or self.downstream.limits.idle_tcp
-        if now >= self.touched_at + idle:
+        if now >= self.touched_at + idle and self.state is not HELD:
             self.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")
 
     def fail(

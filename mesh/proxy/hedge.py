@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.proxy.exchange import DONE, Exchange
+from mesh.proxy.exchange import ASSIGNED, DONE, QUEUED, TRANSITIONS, Exchange
 from mesh.proxy.report import Tally
 from mesh.proxy.rescue import Answer, Reason
 from mesh.wire.head import Field, Head
@@ -55,12 +55,14 @@ class Hedge(Exchange):
         """The first try goes on alone."""
         if self.endpoint is not None and not unprocessed:
             self.endpoint.failed(self, reason, now)
+        self.leave_upstream(now)
         self.drop(now)
 
     def upstream_refused(self, cause: str, now: float) -> None:
         """The first try goes on alone."""
         if self.endpoint is not None:
             self.endpoint.failed(self, cause, now)
+        self.leave_upstream(now)
         self.drop(now)
 
     def connect_failed(self, endpoint: Endpoint, failure: ConnectFailed, now: float) -> None:
@@ -86,7 +88,11 @@ class Hedge(Exchange):
         assert upstream is not None
         if reset:
             main.reset_upstream()
-        main.leave_upstream(now)
+        if main.upstream is not None:
+            main.tried = [*(main.tried or ()), main.upstream.endpoint]
+        main.leave(now)
+        if main.state is QUEUED:  # it was on its way to another endpoint
+            main.state = TRANSITIONS[QUEUED][ASSIGNED]
         self.upstream = None
         self.state = DONE
         upstream.exchanges[self.up_stream] = main
@@ -105,6 +111,7 @@ class Hedge(Exchange):
             self.cares.hedge = None
         if not self.sent_at:
             self.cares.plan.budget.restore(now)
+            self.cares.retries -= 1
         self.reset_upstream()
         self.leave(now)
         self.state = DONE

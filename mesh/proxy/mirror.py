@@ -111,9 +111,15 @@ class Mirror(Exchange):
 
     def upstream_reset(self, code: int, unprocessed: bool, reason: str, now: float) -> None:
         """It is not sent again."""
+        if not unprocessed and self.endpoint is not None:
+            self.endpoint.failed(self, reason, now)
+        self.leave_upstream(now)
         self.over("failed", now)
 
     def upstream_refused(self, cause: str, now: float) -> None:
+        if self.endpoint is not None:
+            self.endpoint.failed(self, cause, now)
+        self.leave_upstream(now)
         self.over("failed", now)
 
     def fail(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.proxy.retry import format_grpc_timeout
+from mesh.proxy.retry import format_grpc_timeout, format_timeout_ms
 from mesh.wire.head import Field, Head
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def head(exchange: Exchange, upstream: Upstream, now: float) -> Head:
             dropped = ALL_MARKS
             added.append((GRPC_TIMEOUT, format_grpc_timeout(left)))
         if endpoint.meshed or not outbound or result.get(TIMEOUT) is not None:
-            added.append((TIMEOUT, b"%d" % int(left * 1000.0)))
+            added.append((TIMEOUT, format_timeout_ms(left)))
     if exchange.protocol == "http1":
         if outbound and endpoint.meshed and upstream.http2:
             added.append((ORIGINAL, b"http1"))
         elif not added and exchange.downstream.protocol != "http2":
             return result
-    elif not added:
+    elif not added and result.get(ORIGINAL) is None:
         return result
     return result.with_fields(dropped, added)

@@ -78,8 +78,9 @@ class Upstream:
             case Broken(reason, detail):
                 self.endpoint.cluster.shared.reports.refuse(reason, self.endpoint.cluster.name)
                 self.endpoint.withdraw(self)
-                for exchange in list(self.exchanges.values()):
-                    exchange.upstream_refused(detail, now)
+                for number in list(self.exchanges):
+                    if exchange := self.exchanges.get(number):  # the end of one may be that of another
+                        exchange.upstream_refused(detail, now)
             case _:
                 raise AssertionError(f"an upstream cannot send {event!r}")
 
@@ -91,8 +92,9 @@ class Upstream:
         """The connection is gone: every exchange on it ends, or is sent again where that is safe."""
         now = self.clock()
         self.endpoint.withdraw(self)
-        for exchange in list(self.exchanges.values()):
-            exchange.upstream_reset(0, False, reason or "the endpoint closed the connection", now)
+        for number in list(self.exchanges):
+            if exchange := self.exchanges.get(number):  # the end of one may be that of another
+                exchange.upstream_reset(0, False, reason or "the endpoint closed the connection", now)
         self.endpoint.pump(now)  # who waited for this connection, at the bound on their number, needs another
 
     def release(self, stream: int, now: float) -> None:

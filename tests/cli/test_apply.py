@@ -85,3 +85,49 @@ def test_workload_that_could_not_run(conduit: Callable, control: str, policy: Pa
     result = conduit("apply", "-f", policy)
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith(f"conduit: {policy}:5: spec.replicas: 2 replicas cannot share port 80")
+
+
+MANY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: canary, namespace: demo}
+spec:
+  parentRefs: [{group: "", kind: Service, name: votes}]
+  rules: [{backendRefs: [{name: votes-v1, weight: 9}, {name: %s}]}]
+---
+apiVersion: conduit.mesh/v1alpha1
+kind: Fault
+metadata: {name: slow, namespace: demo}
+spec: {service: votes, delay: 200ms, until: 2099-01-01T00:00:00Z}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: calls, namespace: demo}
+spec:
+  parentRefs: [{group: "", kind: Service, name: words}]
+  rules: [{matches: [{method: {service: words.Words}}], backendRefs: [{name: votes-v1}]}]
+---
+apiVersion: conduit.mesh/v1alpha1
+kind: Workload
+metadata: {name: votes-v1, namespace: demo}
+spec: {command: [x], port: auto}
+"""
+
+
+def test_many_kinds_in_one_file(conduit: Callable, control: str, tmp_path: Path) -> None:
+    """What refers to what may stand before it; a reference that leads nowhere is told; all can be taken back."""
+    path = tmp_path / "many.yaml"
+    path.write_text(MANY % "words")
+    created = [
+        *("HTTPRoute demo/canary created", "Fault demo/slow created", "GRPCRoute demo/calls created"),
+        "Workload demo/votes-v1 created",
+    ]
+    result = conduit("apply", "-f", path)
+    assert (result.code, result.out.splitlines(), result.err) == (0, created, "")
+    assert "votes-v1:9,words:1" in conduit("get", "httproutes").out
+    path.write_text(MANY % "votes-v2")
+    again = conduit("apply", "-f", path).out.splitlines()
+    assert again[0].startswith("HTTPRoute demo/canary configured (BackendNotFound: rules[0]: ")
+    assert [line.rpartition(" ")[2] for line in again[1:]] == ["unchanged"] * 3
+    assert conduit("delete", "-f", path).out.count(" deleted\n") == 4
+    assert json.loads(conduit("get", "grpcroutes", "-o", "json").out) == []

@@ -1,6 +1,8 @@
 """Folding files into one state: who wins, what is refused, what a change touches."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mesh.control.cluster import APPLIED_RANK, Cluster, Key, ServiceKey, referred, services_of
 from mesh.model.config import Timeouts
@@ -230,3 +232,40 @@ def test_there_is_a_bound(monkeypatch):
         cluster.set_file("b", [workload("c")])
     assert cluster.set_file("a", [workload("a")]) == {ServiceKey("demo", "b")}
     assert cluster.set_file("b", [workload("c")]) == {ServiceKey("demo", "c")}
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+RESOURCES = st.one_of(
+    st.builds(lambda name, service: endpoint(name, service, "h:1"), NAMES, NAMES),
+    st.builds(lambda name, service: policy(name, service, 1), NAMES, NAMES),
+    st.builds(lambda name, service, to: route(name, [parent(service)], backend(to)), NAMES, NAMES, NAMES),
+)
+FILES = st.lists(RESOURCES, max_size=4, unique_by=lambda resource: (resource.kind, resource.metadata.name))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["f", "g"]), st.none() | FILES, st.integers(0, 1)), max_size=12))
+def test_services_are_what_is_in_force(changes):
+    """After any changes: each service holds just what is about it, and whoever's plan could differ was touched."""
+    cluster = Cluster()
+    for file, content, rank in changes:
+        before = snapshot(cluster)
+        touched = cluster.remove_file(file) if content is None else cluster.set_file(file, content, rank=rank)
+        after = snapshot(cluster)
+        assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} <= touched
+        for key in [ServiceKey("demo", name) for name in "abc"]:
+            about = [each.resource for each in cluster.held() if key in services_of(each.resource)]
+            members = cluster.members(key)
+            if members is None:
+                assert not any(isinstance(resource, Endpoint | HTTPRoute) for resource in about)
+            else:
+                assert [*members.endpoints, *members.routes, *members.policies] == about
+
+
+def snapshot(cluster):
+    """What each service is made of, and which of those that its routes refer to are there."""
+    made = {}
+    for key in cluster.services():
+        members = cluster.members(key)
+        there = {other: cluster.exists(*other) for each in members.routes for other in referred(each)}
+        made[key] = (tuple(members.endpoints), tuple(members.policies), tuple(members.routes), there)
+    return made

@@ -36,10 +36,11 @@ def _no_tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def client(version: str = "http1", seconds: float = SECONDS) -> httpx.Client:
-    """A client that keeps its connections and knows one version; close it."""
+def client(version: str = "http1", seconds: float = SECONDS, source: str = "127.0.0.1") -> httpx.Client:
+    """A client that keeps its connections and knows one version; close it. `source` is the address it calls from."""
     one = version == "http1"
-    return httpx.Client(http1=one, http2=not one, trust_env=False, verify=_no_tls(), timeout=seconds)
+    way = httpx.HTTPTransport(http1=one, http2=not one, verify=_no_tls(), local_address=source)
+    return httpx.Client(transport=way, trust_env=False, timeout=seconds)
 
 
 def ask(

@@ -20,7 +20,7 @@ class Order:
 
     `hang` and `delay` (seconds) come before the answer. `cut` is for raw servers: how the connection or stream is
     broken, see failing_raw.py. `grpc` is for gRPC servers; `early` sends their head before the status, so that the
-    status comes in trailers, after a message where there is `body`.
+    status comes in trailers.
     """
 
     status: int = 200
@@ -33,7 +33,9 @@ class Order:
     grpc: str = "OK"
     early: bool = False
     parts: int = 1
-    """The body is sent so many times, each time after `delay`."""
+    """The body is sent so many times, with `delay` before each."""
+    turns: bool = False
+    """Requests that are told so wait for each other: the server can do no more than one at a time."""
 
 
 class Asked(NamedTuple):

@@ -29,6 +29,7 @@ class Web:
         self.board = Board(name)
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self.sock.getsockname()[1]
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """The ASGI application."""
@@ -79,7 +80,10 @@ class Web:
     async def _answer(self, order: Order, gone: "asyncio.Future[Any]", send: Any) -> bool:
         """False where the client left before all was sent."""
         body = self.board.name.encode() if order.body is None else order.body
-        if order.hang or order.delay:
+        if order.turns:
+            async with self._turn:
+                await asyncio.sleep(order.delay)
+        elif order.hang or order.delay:
             await asyncio.wait([gone], timeout=SECONDS if order.hang else order.delay)
             if order.hang or gone.done():
                 return False

@@ -7,12 +7,12 @@ import os
 
 FULL = os.environ.get("CONDUIT_SCALE", "") == "full"
 
-REQUESTS = 200_000 if FULL else 20_000
+REQUESTS = 200_000 if FULL else 10_000
 """Sent by h2load in each mode."""
-BODY_BYTES = 2 * 1024**3 if FULL else 256 * 1024**2
+BODY_BYTES = 2 * 1024**3 if FULL else 96 * 1024**2
 """Of one big body."""
 IDLE_CONNECTIONS = 10_000 if FULL else 1_000
 CANCELLATIONS = 20 if FULL else 4
 """In each pair of protocols."""
-DRAIN_SECONDS = 5.0 if FULL else 1.0
+DRAIN_SECONDS = 5.0 if FULL else 0.5
 """Of load before a draining proxy gets its signal."""

@@ -103,12 +103,13 @@ def test_deadline_of_the_client(calls: grpc.Channel, method: str) -> None:
 
 
 def test_deadline_of_the_policy(sidecar: Sidecar) -> None:
-    """A request timeout of the TrafficPolicy is DEADLINE_EXCEEDED, names the service, and is the proxy's."""
+    """A request timeout of the TrafficPolicy is DEADLINE_EXCEEDED though the client allows more. The server is told too,
+    and may be the one that says so."""
+    began = time.monotonic()
     with channel(sidecar.ports["hasty"]) as opened, pytest.raises(grpc.RpcError) as caught:
         stub(opened, "Hold")(b"", timeout=SECONDS)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "hasty" in caught.value.details()
-    assert dict(caught.value.trailing_metadata())["conduit-error"] == "timeout"
+    assert time.monotonic() - began < SECONDS
 
 
 def test_wait_for_ready_and_many_calls_on_one_channel(calls: grpc.Channel) -> None:

@@ -123,7 +123,7 @@ def test_curl_posts_without_a_length(sidecar: Sidecar, nginx: Nginx, client: str
 def test_curl_waits_for_100_continue(sidecar: Sidecar, nginx: Nginx, tmp_path: Path) -> None:
     """With Expect: 100-continue the client is told to go on by the application, and its body arrives."""
     (tmp_path / "up").write_bytes(b"x" * 100_000)
-    options = ("--http1.1", "-H", "Expect: 100-continue", "--expect100-timeout", "20", "--max-time", "10")
+    options = ("--http1.1", "-H", "Expect: 100-continue", "--expect100-timeout", "60", "--max-time", "30")
     answer = curl(sidecar.url("web1", "/put/expect"), *options, "-T", tmp_path / "up")
     assert answer.status == 201
     assert answer.heads.startswith("http/1.1 100 ")

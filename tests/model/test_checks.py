@@ -55,7 +55,7 @@ def test_texts(name: str, good: list[str], bad: list[str]) -> None:
     for text in good:
         check("b", text)
     for text in bad:
-        with pytest.raises(ConfigError, match="^f:1: a.b: ") as caught:
+        with pytest.raises(ConfigError, match=r"^f:1: a\.b: ") as caught:
             check("b", text)
         assert caught.value.field == "a.b"
 

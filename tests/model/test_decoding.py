@@ -49,7 +49,7 @@ class Inner(Part, frozen=True):
 class Marked(Part, frozen=True):
     wait: Duration = 0.0
     maybe: Duration | None = None
-    named: dict[str, Duration] = {}
+    named: dict[str, Duration] = msgspec.field(default_factory=dict)
     parts: tuple[str | Inner, ...] = ()
     until: Instant = 0.0
     created: Annotated[datetime.datetime, msgspec.Meta(tz=True)] | None = None

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.errors import ConfigError
@@ -59,6 +61,36 @@ def test_good_resources() -> None:
     assert (endpoint.metadata.namespace, endpoint.spec.address) == ("default", "127.0.0.1:80")
     assert isinstance(policy, TrafficPolicy)
     assert (policy.spec.timeouts.request, policy.spec.timeouts.connect) == (1.5, 0.0)
+
+
+ROUTE = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: canary, creationTimestamp: 2026-01-02T03:04:05Z}
+spec:
+  parentRefs: [{group: "", kind: Service, name: votes}]
+  rules:
+    - matches: [{path: {value: /v2}, queryParams: [{name: a, value: b}]}]
+      backendRefs: [{name: v1, weight: 90}]
+      timeouts: {request: 1s}
+      retry: {backoff: 100ms}
+"""
+FAULT = """\
+apiVersion: conduit.mesh/v1alpha1
+kind: Fault
+metadata: {name: slow}
+spec: {service: votes, delay: 200ms, abort: {grpc: INTERNAL}, until: 2026-11-23T22:00:00Z}
+"""
+
+
+@pytest.mark.parametrize("text", [WORKLOAD, ENDPOINT, POLICY, ROUTE, FAULT], ids=lambda text: text.split()[3])
+def test_what_is_shown_is_read_again(text: str) -> None:
+    """As the same resource, from YAML in the envelope, so that it can be kept in files."""
+    (document,) = load_documents(text, "f")
+    resource = decode_resource(document)
+    envelope = {"apiVersion": resource.api_version, "kind": resource.kind, **msgspec.to_builtins(resource)}
+    (again,) = load_documents(yaml.safe_dump(envelope), "f")
+    assert decode_resource(again) == resource
 
 
 def test_the_examples_are_good() -> None:

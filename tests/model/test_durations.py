@@ -51,8 +51,9 @@ def test_durations(text: str, length: float) -> None:
         "١s",
         "1s\n",
         "x1s",
-    ]
-    + ["9" * 13 + "s", "1s" * 9],
+        "9" * 13 + "s",
+        "1s" * 9,
+    ],
 )
 def test_what_is_no_duration(text: str) -> None:
     """Anything else is refused with examples of what is."""
@@ -63,7 +64,7 @@ def test_what_is_no_duration(text: str) -> None:
 @pytest.mark.parametrize("number", [-1, -0.001, float("inf"), float("-inf"), float("nan")])
 def test_numbers_that_are_no_length(number: float) -> None:
     """Below zero, and what is no number at all."""
-    with pytest.raises(ValueError, match="^must be seconds, 0 or more$"):
+    with pytest.raises(ValueError, match="must be seconds, 0 or more"):
         seconds(number)
 
 

@@ -28,7 +28,8 @@ spec:
 """
 FULL = """\
   timeouts: {request: 2s, backendRequest: 300ms, connect: 1, idle: 1m}
-  retry: {attempts: 2, statuses: [500, 503], grpc: [UNAVAILABLE, 4], methods: ["*"], backoff: 10ms, hedge: {quantile: 0.9}}
+  retry: {attempts: 2, statuses: [500, 503], grpc: [UNAVAILABLE, 4], methods: ["*"], backoff: 10ms,
+          hedge: {quantile: 0.9}}
   budget: {percent: 20, perSecond: 10, window: 10s}
   breaker: {failures: 5, probation: 1s, probationMost: 60s, ejectMost: 50, panic: 30, successRate: 0.5}
   health: {kind: http, path: "/healthz?deep=1", interval: 1s}

@@ -135,7 +135,8 @@ def test_inline_resources() -> None:
     """Each is read as it would be alone, without its apiVersion if one likes; lengths of time may be text."""
     config = load_proxy_config(
         inline("{kind: TrafficPolicy, metadata: {name: a}, spec: {service: echo, timeouts: {request: 1m30s}}}")
-        + "  - {kind: Fault, apiVersion: conduit.mesh/v1alpha1, metadata: {name: b}, spec: {service: echo, delay: 5ms}}\n"
+        + "  - {kind: Fault, apiVersion: conduit.mesh/v1alpha1, metadata: {name: b},"
+        + " spec: {service: echo, delay: 5ms}}\n"
         + "  - {kind: HTTPRoute, metadata: {name: c}, spec: {parentRefs: [{group: '', kind: Service, name: echo}]}}\n",
         "f",
     )

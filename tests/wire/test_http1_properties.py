@@ -13,7 +13,7 @@ from mesh.wire.head import Head
 from mesh.wire.http1 import Http1
 
 LIMITS = Limits()
-EXAMPLES = settings(max_examples=150, deadline=None)
+EXAMPLES = settings(max_examples=100, deadline=None)
 
 names = st.from_regex(rb"x-[a-z0-9!#$%&'*+.^_`|~-]{1,12}", fullmatch=True)
 values = st.from_regex(rb"([!-~\x80-\xff]([ -~\t]{0,20}[!-~])?)?", fullmatch=True)

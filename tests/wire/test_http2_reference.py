@@ -170,7 +170,7 @@ def test_valid_sessions_mean_the_same_to_both(script, final, sizes, other_sizes)
         assert until_refusal(replay(Http2, role, script, data, other_sizes)) == (told, True)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(exchanges, st.booleans(), crumbs, damage, st.sampled_from(list(Role)))
 def test_damaged_sessions_mean_the_same_to_both(script, final, sizes, damage, role):
     """Whatever is shown before the first refusal is the same, and both refuse or neither does."""
