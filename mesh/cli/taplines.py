@@ -32,6 +32,10 @@ def line(event: TapEvent) -> str:
             words.append(f"outcome={word(event.outcome)}")
         if event.error:
             words.append(f"error={word(event.error)}")
+        if event.route:
+            words.append(f"route={word(event.route)}")
+        if event.retries:
+            words.append(f"retries={event.retries}")
     return " ".join(words)
 
 

@@ -194,6 +194,15 @@ class Cluster:
             self.waiting[exchange] = None
             exchange.queue = self.waiting
 
+    def choose_to_dial(self, tried: list[Endpoint], now: float) -> Endpoint | None:
+        """An endpoint for a connection that is not HTTP, which is judged by its dial; None if there is none."""
+        self.refresh(now)
+        if self.probes:
+            endpoint = self.probes.pop()
+            endpoint.circuit.probe(now)
+            return endpoint
+        return self.balancer.choose(tried, now)
+
     def conditions(self, now: float) -> str:
         """For people: how many endpoints there are and what is the matter with those that are not in use."""
         found: dict[str, int] = {}

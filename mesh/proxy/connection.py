@@ -301,8 +301,7 @@ class Connection:
         failure = ConnectFailed(Reason.NO_ENDPOINTS, f"no endpoint of {target.name} is ready", target.name)
         with trio.move_on_after(limits.pending_timeout):
             while len(tried) < limits.connect_attempts:
-                target.refresh(clock())
-                endpoint = target.balancer.choose(tried)
+                endpoint = target.choose_to_dial(tried, clock())
                 if endpoint is None:
                     await target.changed.wait()
                     continue
@@ -326,9 +325,11 @@ class Connection:
                     failure = exc
                 except BaseException:
                     endpoint.load.pending -= 1
+                    endpoint.unjudged(clock())
                     raise
                 else:
                     endpoint.load.observe(clock() - began, clock())
+                    endpoint.succeeded(None, clock())
                     return endpoint, sock, tls
         raise failure
 

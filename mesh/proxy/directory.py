@@ -18,6 +18,7 @@ from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.dial import ClientTls
 from mesh.proxy.hedge import Hedge
 from mesh.proxy.mirror import Mirror
+from mesh.proxy.report import EndpointState
 from mesh.proxy.rescue import Reason
 
 NAMES = 4096
@@ -40,6 +41,7 @@ class Directory:
     def __init__(self, shared: Shared, ask: Callable[[str], None] | None) -> None:
         self.shared = shared
         self.ask = ask
+        shared.reports.states = self.states
         self.own: set[str] = set()
         self.inbound: dict[str, list[Cluster]] = {}
         self.services: dict[str, Cluster] = {}
@@ -59,6 +61,15 @@ class Directory:
                 self._by_authority.clear()
             self._by_authority[key] = cluster
         return cluster
+
+    def states(self) -> list[EndpointState]:
+        """How each endpoint of each service that was asked for fares now."""
+        now = self.shared.reactor.clock()
+        return [
+            EndpointState(cluster.name, endpoint.spec.workload, endpoint.address, endpoint.state(now))
+            for cluster in self.services.values()
+            for endpoint in cluster.endpoints
+        ]
 
     def named(self, name: str) -> Cluster:
         """The cluster of a service that a route names. Raises NotAnAuthority or Loop for what is no name."""

@@ -37,7 +37,6 @@ class Endpoint(Loaded):
     """One address of a service, its load, and its connections."""
 
     __slots__ = (
-        "address",
         "circuit",
         "cluster",
         "connections",
@@ -120,8 +119,8 @@ class Endpoint(Loaded):
 
     # --- what its answers say of it ----------------------------------------------------------------------------------
 
-    def succeeded(self, exchange: Exchange, now: float) -> None:
-        """It has answered well. Hot."""
+    def succeeded(self, exchange: Exchange | None, now: float) -> None:
+        """It has answered well; no exchange: a connection that is not HTTP was made. Hot."""
         probing = self.probing
         if probing is not None and probing is not exchange:
             return  # it was sent before the circuit opened
@@ -152,15 +151,22 @@ class Endpoint(Loaded):
         """Whether health checks, if there are any, find it fit."""
         return self.health is None or self.health.fit
 
-    def condition(self, now: float) -> str:
-        """One phrase for people: why it is not used, or that it is."""
-        if not self.healthy and self.health is not None:
-            return f"unhealthy ({self.health.cause})"
+    def state(self, now: float) -> str:
+        """in_use | unhealthy | ejected | down"""
+        if not self.healthy:
+            return "unhealthy"
         if self.circuit.state is not CLOSED:
-            return f"ejected ({self.circuit.cause})"
-        if self.down_until > now:
-            return f"down ({self.last_cause})"
-        return "in use"
+            return "ejected"
+        return "down" if self.down_until > now else "in_use"
+
+    def condition(self, now: float) -> str:
+        """Its state, and why, for people."""
+        state = self.state(now)
+        if state == "unhealthy" and self.health is not None:
+            return f"{state} ({self.health.cause})"
+        if state == "ejected":
+            return f"{state} ({self.circuit.cause})"
+        return f"{state} ({self.last_cause})" if state == "down" else "in use"
 
     def _available(self, exchange: Exchange) -> Upstream | None:
         if self.speaks_http2(exchange):

@@ -477,7 +477,7 @@ class Exchange:
     def watch(self, now: float) -> None:
         """End it if neither side has moved for the service's `timeouts.idle`, else `limits.idle_tcp`. For every
         exchange that is open."""
-        idle = self.cluster.spec.timeouts.idle or self.downstream.limits.idle_tcp
+        idle = self.parent.spec.timeouts.idle or self.downstream.limits.idle_tcp
         if now >= self.touched_at + idle and self.state is not HELD:
             self.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")
 

@@ -6,6 +6,7 @@ and a proxy that has just started would otherwise have none at all.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -94,9 +95,18 @@ class Watched(Protocol):
         """The `fit` of its health is another."""
 
 
-async def watch(endpoint: Watched, health: Health, *, name: str, tls: ClientTls | None, shared: Shared) -> None:
+async def watch(
+    endpoint: Watched,
+    health: Health,
+    *,
+    name: str,
+    tls: ClientTls | None,
+    shared: Shared,
+    ask: Callable[..., Awaitable[None]] = check,
+) -> None:
     """Check the endpoint of the service `name` until cancelled: the next check begins an interval after the one before
-    it, or when that has ended. What is wrong with a check itself counts as a failure, is logged and counted."""
+    it, or when that has ended. What is wrong with a check itself counts as a failure, is logged and counted. `ask` is
+    called as `check` is."""
     policy, random = health.policy, shared.random
     interval = max(policy.interval, SHORTEST)
     cause = ""
@@ -105,7 +115,7 @@ async def watch(endpoint: Watched, health: Health, *, name: str, tls: ClientTls 
         nonlocal cause
         cause = "the check itself failed"
         try:
-            await check(
+            await ask(
                 endpoint.address,
                 policy,
                 name=name,

@@ -120,7 +120,7 @@ class ProxyCollector:
         yield from self._tallies()
 
     def _tallies(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         for what, (text, label) in TALLIES.items():
             family = CounterMetricFamily(what.value, text, labels=("service", label))
@@ -128,6 +128,14 @@ class ProxyCollector:
                 if kind is what:
                     family.add_metric([service, detail], count)
             yield family
+        states = GaugeMetricFamily(
+            "conduit_endpoint_state",
+            "1 for each endpoint of a called service, by how it fares: in_use, unhealthy, ejected, down.",
+            labels=("service", "dst_workload", "endpoint", "state"),
+        )
+        for one in self._reports.states()[: self._reports.limit]:
+            states.add_metric([one.service, one.workload, one.address, one.state], 1)
+        yield states
 
 
 def render(reports: Reports) -> tuple[bytes, str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left
+from collections.abc import Callable
+from typing import NamedTuple
 
 from mesh.model.reports import LATENCY_BOUNDS_MS, SeriesDelta, SeriesKey, TcpDelta
 
@@ -106,23 +108,38 @@ class Connections:
         return TcpDelta(self.direction, self.service, grown[0], grown[1], self.open, grown[2], grown[3])
 
 
+class EndpointState(NamedTuple):
+    """How one endpoint fares: `state` is in_use | unhealthy | ejected | down."""
+
+    service: str
+    workload: str
+    address: str
+    state: str
+
+
+def no_states() -> list[EndpointState]:
+    """Of a proxy that calls nobody."""
+    return []
+
+
 class Reports:
     """All series of one proxy, and the refusals it has counted by (bound or check, detail)."""
 
     def __init__(self, metric_series: int) -> None:
-        self._limit = metric_series
+        self.limit = metric_series
         self._scopes: dict[tuple[str, str, str, str], Scope] = {}
         self._connections: dict[tuple[str, str], Connections] = {}
         self.series: list[Series] = []
         self.refusals: dict[tuple[str, str], int] = {}
         self.tallies: dict[tuple[Tally, str, str], int] = {}
+        self.states: Callable[[], list[EndpointState]] = no_states
 
     def scope(self, direction: str, service: str, peer: str, tls: str) -> Scope:
         """The scope of these labels, one object for the same labels; the overflow scope beyond the bound."""
         key = (direction, service, peer, tls)
         scope = self._scopes.get(key)
         if scope is None:
-            if len(self._scopes) >= self._limit:
+            if len(self._scopes) >= self.limit:
                 key = (direction, OVERFLOW, "", tls)
                 scope = self._scopes.get(key)
             if scope is None:
@@ -132,7 +149,7 @@ class Reports:
     def connections(self, direction: str, service: str) -> Connections:
         """The connection counters of these labels."""
         key = (direction, service)
-        if key not in self._connections and len(self._connections) >= self._limit:
+        if key not in self._connections and len(self._connections) >= self.limit:
             key = (direction, OVERFLOW)
         return self._connections.setdefault(key, Connections(*key))
 
@@ -164,7 +181,7 @@ class Reports:
 
     def _new_series(self, scope: Scope, key: tuple[str, int, int, str, str, str]) -> Series:
         protocol, status, grpc_status, outcome, error, route = key
-        if len(self.series) >= self._limit:
+        if len(self.series) >= self.limit:
             key = (OVERFLOW, 0, -1, outcome, "", "")
             protocol, status, grpc_status, outcome, error, route = key
             if key in scope.series:
@@ -191,7 +208,7 @@ class Reports:
         """Count a refusal: `reason` is one word_like_this from a closed list, `where` the listener's direction or a
         service."""
         key = (reason, where)
-        if key in self.refusals or len(self.refusals) < self._limit:
+        if key in self.refusals or len(self.refusals) < self.limit:
             self.refusals[key] = self.refusals.get(key, 0) + 1
 
     def tally(self, what: Tally, service: str, detail: str) -> None:
@@ -200,7 +217,7 @@ class Reports:
         count = self.tallies.get(key)
         if count is not None:
             self.tallies[key] = count + 1
-        elif len(self.tallies) < self._limit:
+        elif len(self.tallies) < self.limit:
             self.tallies[key] = 1
 
     def drain(self) -> tuple[list[SeriesDelta], list[TcpDelta]]:

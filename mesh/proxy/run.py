@@ -168,9 +168,7 @@ class Proxy:
                 if inbound.service:
                     self.subscriptions.want(inbound.service)  # policies for it
 
-    def _add_inbound(
-        self, shared: Shared, inbound: InboundListener, resources: Sequence[Resource], field: str
-    ) -> None:
+    def _add_inbound(self, shared: Shared, inbound: InboundListener, resources: Sequence[Resource], field: str) -> None:
         name = inbound.service or inbound.forward
         traffic, _ = inline(name, resources, self._config.services)
         service = Service(name, (Endpoint(inbound.forward),), inbound.protocol, traffic=traffic)

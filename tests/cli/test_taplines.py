@@ -38,6 +38,10 @@ FLOW = "id=0:1 proxy=in src=10.0.0.1:5000 dst=10.0.0.2:80 tls=true"
             f"end {FLOW} duration=1203000µs response-length=777B outcome=failed error=connect%20refused",
         ),
         (
+            msgspec.structs.replace(END, route="canary/0", retries=2),
+            f"end {FLOW} duration=1203000µs response-length=777B route=canary/0 retries=2",
+        ),
+        (
             msgspec.structs.replace(REQ, path="/a b\nreq id=9\x1b[2J"),
             f"req {FLOW} :method=GET :authority=web :path=/a%20b\\nreq%20id=9\\x1b[2J",
         ),

@@ -33,7 +33,7 @@ class Order:
     grpc: str = "OK"
     early: bool = False
     parts: int = 1
-    """The body is sent so many times, with `delay` before each."""
+    """The body is sent so many times, with `delay` between them."""
     turns: bool = False
     """Requests that are told so wait for each other: the server can do no more than one at a time."""
 

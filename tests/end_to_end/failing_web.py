@@ -83,7 +83,7 @@ class Web:
         if order.turns:
             async with self._turn:
                 await asyncio.sleep(order.delay)
-        elif order.hang or order.delay:
+        elif order.hang or (order.delay and order.parts == 1):
             await asyncio.wait([gone], timeout=SECONDS if order.hang else order.delay)
             if order.hang or gone.done():
                 return False

@@ -38,13 +38,11 @@ class Live:
         wait_until(lambda: (self.state / "endpoints").is_dir(), "the control plane has its folder")
 
     def proxy(self, name: str, *services: str, **more: Any) -> Sidecar:
-        """A proxy that has heard of the control plane, with a listener for each service and one without."""
+        """A proxy that has heard of the control plane. Its one listener goes by the authority; `ports` has it for
+        each service."""
         link = {"url": self.url, "token": self._token, "workload": name}
-        ports = {service: self._start.free_port() for service in services}
-        outbound = [{"listen": f"127.0.0.1:{port}", "service": service} for service, port in ports.items()]
-        forward = self._start.free_port()
-        sidecar = self._start(control=link, name=name, outbound=[*outbound, {"listen": f"127.0.0.1:{forward}"}], **more)
-        sidecar.ports, sidecar.forward = ports, forward
+        sidecar = self._start(control=link, name=name, **more)
+        sidecar.ports = dict.fromkeys(services, sidecar.forward)
         wait_until(lambda: name in self.workloads(), "the proxy is connected")
         return sidecar
 

@@ -1,4 +1,4 @@
-"""Rolling replacement: every replica of every service is replaced, again and again, while requests of all kinds flow."""
+"""Rolling replacement: every replica of every service is replaced, again and again, under requests of all kinds."""
 
 from collections.abc import Iterator
 from functools import partial

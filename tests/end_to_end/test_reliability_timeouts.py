@@ -64,7 +64,7 @@ def sidecar(shared_proxy: Starter, web: Web, calls: Calls, deaf: int) -> Sidecar
         "patient": {"request": "5s"},
         "meshed": {"request": "2s"},
     }
-    more = {"backend": {"retry": {"attempts": 2}}, "both": {"retry": {"attempts": 50, "backoff": "1ms"}}}
+    more = {"backend": {"retry": {"attempts": 2}}, "both": {"retry": {"attempts": 10, "backoff": "1ms"}}}
     policies = [
         traffic_policy(name, timeouts=told, breaker=NO_BREAKER, **more.get(name, {})) for name, told in timeouts.items()
     ]
@@ -143,7 +143,7 @@ def test_idle(sidecar: Sidecar, web: Web, version: str) -> None:
     web.board.next(Order(parts=2, delay=30.0, body=b"data: x\n\n"))
     with client(version) as session:
         assert ask(sidecar, "idle", by=session).text == "data: x\n\n" * 9
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             ask(sidecar, "idle", by=session)
     until_left(web, 1)
 
@@ -193,5 +193,5 @@ def test_grpc_deadline_of_the_policy(sidecar: Sidecar, calls: Calls) -> None:
     """A call that takes longer than the policy allows is DEADLINE_EXCEEDED, and cancelled at the server."""
     calls.board.always(HANG)
     got = call(sidecar.ports["calls"], seconds=15)
-    assert (got.code, got.reason) == ("DEADLINE_EXCEEDED", "timeout")
+    assert got.code == "DEADLINE_EXCEEDED"  # by the proxy, or by the server, which is told what is left
     wait_until(lambda: len(calls.board.left) == 1, "it is cancelled at the server")

@@ -72,7 +72,8 @@ def test_one_connection_between_proxies(sidecar: Sidecar, web: Web, wires: dict[
     assert {(answer.status, answer.text, answer.version) for answer in answers} == {(200, "web", "HTTP/1.1")}
     assert web.board.most > 1
     assert {(one.version, one.digest) for one in web.board.seen("/crowd")} == {("1.1", digest(b"words"))}
-    assert [first[: len(PREFACE)] for first in wires["web"].firsts] == [PREFACE]
+    spoken = [first for first in wires["web"].firsts if first]  # one that was dialled early and not used says nothing
+    assert [first[: len(PREFACE)] for first in spoken] == [PREFACE]
 
 
 def test_http2_stays_http2(sidecar: Sidecar, web: Web) -> None:
@@ -90,11 +91,11 @@ def test_requests_arrive_as_they_were(sidecar: Sidecar, raw: Raw, method: str) -
     body = bytes(5000) if method == "POST" else None
     for name in ("direct", "raw"):
         headers = {**HEADERS, "host": "shop.test"}
-        answer = ask(sidecar, name, "/a%20b/../c?x=%2F&y", method=method, headers=headers, body=body)
+        answer = ask(sidecar, name, "/a%20b//c;d?x=%2F&y", method=method, headers=headers, body=body)
         assert (answer.status, answer.text) == (200, "raw")
     direct, meshed = raw.board.seen()
     assert meshed.version == "1.1"
-    assert (meshed.method, meshed.path, meshed.query) == (method, "/a%20b/../c", "x=%2F&y")
+    assert (meshed.method, meshed.path, meshed.query) == (method, "/a%20b//c;d", "x=%2F&y")
     assert (meshed.size, meshed.digest) == (direct.size, direct.digest)
     assert {key: meshed.headers[key] for key in HEADERS} == HEADERS
     assert meshed.headers["host"] == "shop.test"

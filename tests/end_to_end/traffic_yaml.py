@@ -40,7 +40,8 @@ def pairs(*named: tuple[str, str], kind: str = "") -> list[Config]:
 
 def changed(kind: str, **edits: Any) -> Config:
     """A filter of this type, for example RequestHeaderModifier, with its own fields."""
-    return {"type": kind, kind[0].lower() + kind[1:]: edits}
+    field = "urlRewrite" if kind == "URLRewrite" else kind[0].lower() + kind[1:]
+    return {"type": kind, field: edits}
 
 
 def fault(name: str, **spec: Any) -> Config:

@@ -9,7 +9,7 @@ fake codec keeps the rules of `mesh.wire.codec` and fails the test when they are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import msgspec
@@ -159,13 +159,14 @@ class FakeChannel:
 
 
 class FakeRandom:
-    """Gives `value`, until a test makes it another: 0.0 draws the first of everything."""
+    """Gives `value`, 0.0 (which draws the first of everything) until a test makes it another; or what `draw` does."""
 
     def __init__(self) -> None:
         self.value = 0.0
+        self.draw: Callable[[], float] | None = None
 
     def __call__(self) -> float:
-        return self.value
+        return self.value if self.draw is None else self.draw()
 
 
 class Stage:
@@ -263,14 +264,14 @@ class Stage:
             endpoint.returned(upstream)
         return upstream
 
-    def refuse(self, endpoint: Endpoint | None = None, reason: Reason = Reason.CONNECT_FAILED) -> None:
+    def refuse(self, endpoint: Endpoint | None = None, silent: bool = False) -> None:
         """The connection that the endpoint wants cannot be made."""
         endpoint = endpoint or self.endpoints[0]
         if endpoint.to_dial:
             endpoint.to_dial.pop(0)
         else:
             endpoint.dialling += 1
-        failure = ConnectFailed(reason, "Connection refused", endpoint.address)
+        failure = ConnectFailed(Reason.CONNECT_FAILED, "Connection refused", endpoint.address, silent=silent)
         endpoint._connect_failed(failure, self.now)
         endpoint.dialling -= 1
 

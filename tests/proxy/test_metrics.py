@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.model.reports import LINKERD_BOUNDS_MS
-from mesh.proxy.metrics import LABELS, latency_buckets, render
-from mesh.proxy.report import Reports
+from mesh.proxy.metrics import LABELS, TALLIES, latency_buckets, render
+from mesh.proxy.report import EndpointState, Reports, Tally
 
 
 def scrape(reports: Reports) -> dict[str, list]:
@@ -102,3 +102,32 @@ def test_label_values_are_escaped(value: str) -> None:
     value = value.encode("utf-8", "replace").decode()
     reports.record(reports.scope("outbound", value, "", ""), "http1", 200, -1, "completed", "", 0.0, 0.0)
     assert scrape(reports)["request_total"][0].labels["authority"] == value
+
+
+@pytest.mark.parametrize("what", list(Tally))
+def test_each_tally_is_a_family_of_its_own(what: Tally) -> None:
+    """What policy does is counted by service and by one more label, whose name says what it is."""
+    reports = Reports(10)
+    reports.tally(what, "votes", "status")
+    reports.tally(what, "votes", "status")
+    (sample,) = scrape(reports)[f"{what.value}_total"]
+    assert sample.value == 2
+    assert sample.labels == {"service": "votes", TALLIES[what][1]: "status"}
+
+
+def test_tallies_are_bounded() -> None:
+    """Beyond the bound on series nothing new is kept; what is known is still counted."""
+    reports = Reports(1)
+    for _ in range(2):
+        reports.tally(Tally.RETRY, "votes", "status")
+        reports.tally(Tally.RETRY, "words", "status")
+    assert reports.tallies == {(Tally.RETRY, "votes", "status"): 2}
+
+
+def test_endpoints_are_shown_as_they_fare_now() -> None:
+    """One sample for each endpoint, up to the bound, labelled with its state."""
+    reports = Reports(2)
+    reports.states = lambda: [EndpointState("votes", "votes-v1", f"10.0.0.{i}:80", "ejected") for i in range(3)]
+    samples = scrape(reports)["conduit_endpoint_state"]
+    assert [sample.labels["endpoint"] for sample in samples] == ["10.0.0.0:80", "10.0.0.1:80"]
+    assert {sample.labels["state"] for sample in samples} == {"ejected"}
