@@ -1,6 +1,6 @@
 """The servers every proxy stands in front of: one nginx (HTTP/1.1 and h2c) and one source of raw bytes.
 
-nginx is one process tree with a listener per protocol, so all proxies meet the same server at the
+nginx is one process tree with two listeners per protocol, so all proxies meet the same server at the
 same time. Its limits are lifted far enough that it never closes a connection during a run.
 """
 
@@ -8,7 +8,7 @@ import grp
 import os
 import pwd
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from bench.process import free_ports, running, wait_listening
 from bench.scenarios import LARGE_BYTES, LARGE_PATH, SMALL_PATH, Protocol
 
 SMALL_BODY = "conduit " * 13  # 104 bytes
+ENDPOINTS = 2  # of each HTTP protocol, for scenarios with policies; the others have the first only
 
 NGINX = """\
 daemon off;
@@ -43,8 +44,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen 127.0.0.1:{http1};
-        listen 127.0.0.1:{http2} http2;
+{listens}
         location = {small_path} {{ return 200 "{small_body}"; }}
         location = {large_path} {{ alias {folder}/large; }}
     }}
@@ -52,12 +52,12 @@ http {{
 """
 
 
-def nginx_config(folder: Path, http1: int, http2: int) -> str:
-    """nginx.conf for the two ports; everything it writes stays in `folder`, and the worker runs as who we are."""
+def nginx_config(folder: Path, http1: Sequence[int], http2: Sequence[int]) -> str:
+    """nginx.conf for these ports; everything it writes stays in `folder`, and the worker runs as who we are."""
+    listens = [*(f"127.0.0.1:{port}" for port in http1), *(f"127.0.0.1:{port} http2" for port in http2)]
     return NGINX.format(
         folder=folder,
-        http1=http1,
-        http2=http2,
+        listens="\n".join(f"        listen {address};" for address in listens),
         user=pwd.getpwuid(os.getuid()).pw_name,
         group=grp.getgrgid(os.getgid()).gr_name,
         small_path=SMALL_PATH,
@@ -68,16 +68,17 @@ def nginx_config(folder: Path, http1: int, http2: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """The running servers: the port for each protocol, and all their processes."""
+    """The running servers: the ports for each protocol, and all their processes."""
 
-    ports: dict[Protocol, int]
+    ports: dict[Protocol, tuple[int, ...]]
     pids: list[int]
 
 
 @contextmanager
 def backends(folder: Path, core: int) -> Iterator[Backends]:
     """Both servers on `core` for the length of the block."""
-    http1, http2, opaque = free_ports(3)
+    opaque, *ports = free_ports(1 + 2 * ENDPOINTS)
+    http1, http2 = tuple(ports[:ENDPOINTS]), tuple(ports[ENDPOINTS:])
     (folder / "large").write_bytes(os.urandom(LARGE_BYTES))
     config = folder / "nginx.conf"
     config.write_text(nginx_config(folder, http1, http2))
@@ -87,8 +88,8 @@ def backends(folder: Path, core: int) -> Iterator[Backends]:
             running("nginx", ["nginx", "-p", str(folder), "-c", str(config)], core, folder / "nginx.log")
         )
         raw = stack.enter_context(running("raw source", source, core, folder / "source.log"))
-        wait_listening(nginx, http1)
-        wait_listening(nginx, http2)
+        for port in ports:
+            wait_listening(nginx, port)
         wait_listening(raw, opaque)
         pids = [*process_tree(nginx.pid), *process_tree(raw.pid)]
-        yield Backends({"http1": http1, "http2": http2, "opaque": opaque}, pids)
+        yield Backends({"http1": http1, "http2": http2, "opaque": (opaque,)}, pids)

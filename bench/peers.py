@@ -2,17 +2,20 @@
 
 Every configuration says the same thing in its proxy's own words: one listener, one worker, one
 upstream, the same protocol on both sides, no access log, otherwise the proxy's defaults. Envoy keeps
-its statistics and its router, conduit its routes, metrics and tap, because a mesh has them on.
+its statistics and its router, conduit its routes, metrics and tap, because a mesh has them on. Where a
+scenario has policies (`policies.py`), conduit and Envoy have them, and as many upstreams as there are.
 """
 
 import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from bench import policies
 from bench.process import BenchError
 from bench.scenarios import Protocol
 
@@ -25,7 +28,7 @@ class Ports:
     """Where a proxy listens, what it forwards to, and where its admin interface is; all on 127.0.0.1."""
 
     listen: int
-    upstream: int
+    upstreams: tuple[int, ...]
     admin: int
 
 
@@ -46,52 +49,32 @@ def executable(name: str) -> str:
     raise BenchError(f"{name} is not installed ({VENV_BIN / name} does not exist and PATH has none): {advice}")
 
 
-def conduit(protocol: Protocol, ports: Ports, config: Path) -> Peer:
-    text = f"""\
-admin: 127.0.0.1:{ports.admin}
-outbound:
-  - listen: 127.0.0.1:{ports.listen}
-    service: echo
-services:
-  echo:
-    protocol: {protocol}
-    endpoints:
-      - 127.0.0.1:{ports.upstream}
-"""
-    return Peer("conduit", [executable("conduit"), "proxy", "--config", str(config)], text)
-
-
-def envoy(protocol: Protocol, ports: Ports, config: Path) -> Peer:
-    cluster: dict[str, object] = {
-        "name": "echo",
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        "load_assignment": {
-            "cluster_name": "echo",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _envoy_address(ports.upstream)}}]}],
-        },
+def conduit_config(protocol: Protocol, ports: Ports, governed: bool) -> str:
+    """proxy.yaml."""
+    endpoints = [f"127.0.0.1:{port}" for port in ports.upstreams]
+    services: dict[str, object] = {policies.SERVICE: {"protocol": protocol, "endpoints": endpoints}}
+    document: dict[str, object] = {
+        "admin": f"127.0.0.1:{ports.admin}",
+        "outbound": [{"listen": f"127.0.0.1:{ports.listen}", "service": policies.SERVICE}],
+        "services": services,
     }
-    if protocol == "opaque":
-        network_filter = {
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": "echo",
-                "cluster": "echo",
-            },
-        }
-    else:
-        options = "http2_protocol_options" if protocol == "http2" else "http_protocol_options"
-        cluster["typed_extension_protocol_options"] = {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {options: {}},
-            }
-        }
-        network_filter = {
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": _envoy_http(protocol),
-        }
+    if governed:
+        services[policies.ELSEWHERE] = {"protocol": protocol, "endpoints": []}
+        document["resources"] = policies.conduit_resources()
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def conduit(protocol: Protocol, ports: Ports, config: Path, governed: bool = False) -> Peer:
+    command = [executable("conduit"), "proxy", "--config", str(config)]
+    return Peer("conduit", command, conduit_config(protocol, ports, governed))
+
+
+def envoy(protocol: Protocol, ports: Ports, config: Path, governed: bool = False) -> Peer:
+    clusters = [_envoy_cluster(policies.SERVICE, protocol, ports.upstreams)]
+    if governed:
+        clusters[0] |= policies.envoy_cluster()
+        clusters.append(_envoy_cluster(policies.ELSEWHERE, protocol, ()))
+    network_filter = _envoy_tcp() if protocol == "opaque" else _envoy_http(protocol, governed)
     text = {
         "admin": {"address": _envoy_address(ports.admin)},
         "static_resources": {
@@ -102,7 +85,7 @@ def envoy(protocol: Protocol, ports: Ports, config: Path) -> Peer:
                     "filter_chains": [{"filters": [network_filter]}],
                 }
             ],
-            "clusters": [cluster],
+            "clusters": clusters,
         },
     }
     command = [executable("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning"]
@@ -114,19 +97,51 @@ def _envoy_address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _envoy_http(protocol: Protocol) -> dict[str, object]:
+def _envoy_cluster(name: str, protocol: Protocol, upstreams: tuple[int, ...]) -> dict[str, object]:
+    endpoints = [{"endpoint": {"address": _envoy_address(port)}} for port in upstreams]
+    cluster: dict[str, object] = {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+    }
+    if protocol != "opaque":
+        options = "http2_protocol_options" if protocol == "http2" else "http_protocol_options"
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {options: {}},
+            }
+        }
+    return cluster
+
+
+def _envoy_tcp() -> dict[str, object]:
+    return {
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "echo",
+            "cluster": policies.SERVICE,
+        },
+    }
+
+
+def _envoy_http(protocol: Protocol, governed: bool) -> dict[str, object]:
     router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
     manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    everything: list[dict[str, object]] = [{"match": {"prefix": "/"}, "route": {"cluster": policies.SERVICE}}]
+    routes = policies.envoy_routes() if governed else everything
+    before = [policies.envoy_rate_limit()] if governed else []
     return {
-        "@type": f"type.googleapis.com/{manager}",
-        "stat_prefix": "echo",
-        "codec_type": "HTTP2" if protocol == "http2" else "HTTP1",
-        "route_config": {
-            "virtual_hosts": [
-                {"name": "echo", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "echo"}}]}
-            ]
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": f"type.googleapis.com/{manager}",
+            "stat_prefix": "echo",
+            "codec_type": "HTTP2" if protocol == "http2" else "HTTP1",
+            "route_config": {"virtual_hosts": [{"name": "echo", "domains": ["*"], "routes": routes}]},
+            "http_filters": [*before, {"name": "envoy.filters.http.router", "typed_config": {"@type": router}}],
         },
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": router}}],
     }
 
 
@@ -144,7 +159,7 @@ defaults
     timeout server 1h
 listen echo
     bind 127.0.0.1:{ports.listen}{version}
-    server nginx 127.0.0.1:{ports.upstream}{version}
+    server nginx 127.0.0.1:{ports.upstreams[0]}{version}
 """
     return Peer("haproxy", [executable("haproxy"), "-db", "-f", str(config)], text)
 
@@ -153,26 +168,41 @@ def nghttpx(protocol: Protocol, ports: Ports, config: Path) -> Peer:
     version = "h2" if protocol == "http2" else "http/1.1"
     text = f"""\
 frontend=127.0.0.1,{ports.listen};no-tls
-backend=127.0.0.1,{ports.upstream};;proto={version}
+backend=127.0.0.1,{ports.upstreams[0]};;proto={version}
 workers=1
 """
     return Peer("nghttpx", [executable("nghttpx"), f"--conf={config}"], text)
 
 
-Builder = Callable[[Protocol, Ports, Path], Peer]
-BUILDERS: dict[str, Builder] = {"conduit": conduit, "envoy": envoy, "haproxy": haproxy, "nghttpx": nghttpx}
-
-
-def supports(name: str, protocol: Protocol) -> bool:
-    """Whether a proxy can carry this at all: nghttpx speaks HTTP only."""
+def supports(name: str, protocol: Protocol, governed: bool = False) -> bool:
+    """Whether a proxy can carry this at all: nghttpx speaks HTTP only, and policies are conduit's and Envoy's."""
+    if governed:
+        return name in ("conduit", "envoy")
     return not (name == "nghttpx" and protocol == "opaque")
 
 
-def build(name: str, protocol: Protocol, ports: Ports, config: Path, conduit_command: str | None = None) -> Peer:
-    """The named proxy as a Peer. `conduit_command` replaces conduit's command line for its developers
-    ({listen}, {upstream} and {config} are filled in). Raises BenchError when the program is missing."""
-    if name == "conduit" and conduit_command:
-        words = shlex.split(conduit_command)
-        filled = [word.format(listen=ports.listen, upstream=ports.upstream, config=config) for word in words]
-        return Peer("conduit", filled, "")
-    return BUILDERS[name](protocol, ports, config)
+def build(
+    name: str,
+    protocol: Protocol,
+    ports: Ports,
+    config: Path,
+    conduit_command: str | None = None,
+    *,
+    governed: bool = False,
+) -> Peer:
+    """The named proxy as a Peer, `governed` by the policies or not. `conduit_command` replaces conduit's command line
+    for its developers ({listen}, {upstream} and {config} are filled in). Raises BenchError when the program is missing.
+    """
+    match name:
+        case "conduit" if conduit_command:
+            words = shlex.split(conduit_command)
+            filled = [word.format(listen=ports.listen, upstream=ports.upstreams[0], config=config) for word in words]
+            return Peer("conduit", filled, conduit_config(protocol, ports, governed))
+        case "conduit":
+            return conduit(protocol, ports, config, governed)
+        case "envoy":
+            return envoy(protocol, ports, config, governed)
+        case "haproxy":
+            return haproxy(protocol, ports, config)
+        case _:
+            return nghttpx(protocol, ports, config)

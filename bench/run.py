@@ -77,7 +77,7 @@ def execute(plan: Plan, progress: Callable[[str], None]) -> list[Sample]:
                 with ExitStack() as stack:
                     started: dict[str, Contender] = {}
                     for peer in plan.peers:
-                        if not supports(peer, scenario.protocol):
+                        if not supports(peer, scenario.protocol, scenario.policies):
                             continue
                         try:
                             contender = contend(plan, scenario, peer, servers.ports[scenario.protocol], folder)
@@ -90,11 +90,12 @@ def execute(plan: Plan, progress: Callable[[str], None]) -> list[Sample]:
 
 
 @contextmanager
-def contend(plan: Plan, scenario: Scenario, name: str, upstream: int, folder: Path) -> Iterator[Contender]:
+def contend(plan: Plan, scenario: Scenario, name: str, upstreams: tuple[int, ...], folder: Path) -> Iterator[Contender]:
     """One proxy, started for the scenario, listening and idle, for the length of the block."""
     listen, admin = free_ports(2)
     config = folder / f"{name}-{scenario.name}.conf"
-    peer = build(name, scenario.protocol, Ports(listen, upstream, admin), config, plan.conduit_command)
+    ports = Ports(listen, upstreams if scenario.policies else upstreams[:1], admin)
+    peer = build(name, scenario.protocol, ports, config, plan.conduit_command, governed=scenario.policies)
     config.write_text(peer.config)
     with running(name, peer.command, plan.proxy_core, config.with_suffix(".log")) as program:
         wait_listening(program, listen)

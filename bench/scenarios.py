@@ -18,7 +18,8 @@ class Scenario:
     """One shape of load, the same for every proxy.
 
     Saturating HTTP scenarios send `requests`; paced ones (`rate` > 0, requests per second over all
-    connections) last `seconds`; opaque ones pull `stream_bytes` over each connection.
+    connections) last `seconds`; opaque ones pull `stream_bytes` over each connection. Where `policies` is
+    set the proxies have those of `policies.py`, and two endpoints; only proxies that can have them take part.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Scenario:
     rate: int = 0
     seconds: int = 0
     stream_bytes: int = 0
+    policies: bool = False
 
 
 SCENARIOS = (
@@ -43,6 +45,19 @@ SCENARIOS = (
     Scenario("h2-64k", "HTTP/2, 64 KiB bodies, 16 connections x 4 streams", "http2", 16, 4, LARGE_PATH, 6_000),
     Scenario("h1-1000rps", "HTTP/1.1, 1,000 requests/s", "http1", 10, rate=1000, seconds=6),
     Scenario("h2-1000rps", "HTTP/2, 1,000 requests/s", "http2", 10, 100, rate=1000, seconds=6),
+    Scenario("h1-32-policies", "HTTP/1.1, 32 connections, policies", "http1", 32, requests=60_000, policies=True),
+    Scenario(
+        "h2-16x16-policies",
+        "HTTP/2, 16 connections x 16 streams, policies",
+        "http2",
+        16,
+        16,
+        requests=60_000,
+        policies=True,
+    ),
+    Scenario(
+        "h2-64x1-policies", "HTTP/2, 64 connections x 1 stream, policies", "http2", 64, requests=60_000, policies=True
+    ),
     Scenario("tcp", "opaque TCP, 4 connections", "opaque", 4, stream_bytes=512 * 1024 * 1024),
 )
 

@@ -23,10 +23,12 @@ moves from one connection to the next; each time, others were served."""
 
 
 def attempts_after_reset(exchange: Exchange, upstream: Upstream, unprocessed: bool) -> int:
-    """How often, in all, a request may be tried whose stream on `upstream` was ended before an answer; 0: not again."""
+    """How often, in all, a request may be tried whose stream on `upstream` was ended before an answer; 0: not again.
+
+    A stream of HTTP/2 that is reset, on a connection that goes on, was not closed under us."""
     if unprocessed:
         return GOAWAY_ATTEMPTS if upstream.leaving else REFUSED_ATTEMPTS
-    reused = upstream.served > 0 and exchange.head.method in REPEATABLE
+    reused = upstream.served > 0 and exchange.head.method in REPEATABLE and (upstream.gone or not upstream.http2)
     return exchange.downstream.limits.connect_attempts if reused else 0
 
 

@@ -201,13 +201,13 @@ class Care:
             upstream = exchange.upstream
             assert upstream is not None
             self.swallowed += len(data)
+            if data:
+                upstream.leg.codec.acknowledge(exchange.up_stream, len(data))
+                upstream.leg.channel.mark()
             if end:
                 self._go(exchange, exchange.request_open, now)
             elif self.swallowed > SWALLOWED:
                 self._go(exchange, True, now)
-            elif data:
-                upstream.leg.codec.acknowledge(exchange.up_stream, len(data))
-                upstream.leg.channel.mark()
             return False
         self._release(exchange, now)
         return exchange.state is ANSWERING

@@ -370,11 +370,11 @@ class Exchange:
         upstream = self.upstream
         assert upstream is not None
         attempts = attempts_after_reset(self, upstream, unprocessed)
-        if not unprocessed and (self.state is ANSWERING or not attempts):
-            upstream.endpoint.failed(self, reason, now)
         care = self.care
         if (care is None or not care.heard) and self._send_again(attempts, False, now):
             return
+        if not unprocessed:
+            upstream.endpoint.failed(self, reason, now)
         if care is not None and care.reset(self, now):
             return
         if self.state is ANSWERING:

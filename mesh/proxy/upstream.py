@@ -19,7 +19,7 @@ CLOSED = frozenset({"connection_closed", "closed_early"})
 class Upstream:
     """One connection to an endpoint, as HTTP: gives the codec's events to the exchanges. Hot."""
 
-    __slots__ = ("clock", "endpoint", "exchanges", "http2", "is_idle", "leaving", "leg", "served")
+    __slots__ = ("clock", "endpoint", "exchanges", "gone", "http2", "is_idle", "leaving", "leg", "served")
 
     def __init__(self, endpoint: Endpoint, channel: Channel, codec: Codec) -> None:
         self.endpoint = endpoint
@@ -28,6 +28,7 @@ class Upstream:
         self.exchanges: dict[int, Exchange] = {}
         self.http2 = codec.name == "http2"
         self.is_idle = False
+        self.gone = False  # the connection has ended
         self.leaving = False  # it has said GOAWAY
         self.served = 0
 
@@ -62,6 +63,7 @@ class Upstream:
                 if exchange := self.exchanges.get(stream):
                     exchange.informational(head, now)
             case Reset(stream, code, unprocessed, reason):
+                self.gone = type(last) is Broken
                 if exchange := self.exchanges.get(stream):
                     if type(last) is Broken and last.reason not in CLOSED and not unprocessed:
                         exchange.upstream_refused(last.detail, now)  # what the whole connection ends for
@@ -91,6 +93,7 @@ class Upstream:
     def lost(self, reason: str) -> None:
         """The connection is gone: every exchange on it ends, or is sent again where that is safe."""
         now = self.clock()
+        self.gone = True
         self.endpoint.withdraw(self)
         for number in list(self.exchanges):
             if exchange := self.exchanges.get(number):  # the end of one may be that of another

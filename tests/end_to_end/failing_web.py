@@ -127,6 +127,7 @@ class Webs:
         config.errorlog = None
         config.graceful_timeout = 0.2
         config.keep_alive_timeout = 600
+        config.keep_alive_max_requests = 1_000_000  # at its limit it answers some of its HTTP/2 streams never
         config.h2_max_concurrent_streams = 1000
         config.backlog = 1024
         end = asyncio.Event()

@@ -45,22 +45,25 @@ def paced(
     url: str,
     folder: Path,
     *,
-    rate: int,
     requests: int,
+    rate: int = 0,
     clients: int = 10,
     version: str = "http2",
     streams: int = 32,
-    more: Sequence[str] = (),
+    authority: str = "",
 ) -> Iterator[Pace]:
-    """So many requests, `rate` a second over all `clients`; killed with the block where it has not ended."""
+    """So many requests, `rate` a second over all `clients` (0: as many as go); killed with the block where it has not
+    ended."""
     log = folder / f"h2load-{rate}-{version}.log"
     log.unlink(missing_ok=True)
-    argv = ["h2load", "-n", str(requests), "-c", str(clients), "--rps", str(rate / clients), "--log-file", str(log)]
+    argv = ["h2load", "-n", str(requests), "-c", str(clients), "--log-file", str(log)]
     argv += ["--h1"] if version == "http1" else ["-m", str(streams)]
-    words = [*argv, *more, url]
-    with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    if rate:
+        argv += ["--rps", str(rate / clients)]
+    if authority:
+        argv += ["-H", f":authority: {authority}"]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([*argv, url], text=True, **pipes) as process:
         try:
             yield Pace(process, log, requests)
         finally:

@@ -16,7 +16,8 @@ from tests.end_to_end.mesh_load import http1, http2, load_of
 from tests.end_to_end.sidecar import Sidecar, traffic_policy, wait_until
 from tests.end_to_end.traffic_yaml import changed, http_route, pairs, path, rule
 
-FAULT_SECONDS = 3
+FAULT_SECONDS = 2
+SLOW_START_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,21 @@ def shop(live: Live, webs: Webs) -> list[Web]:
 
 
 @pytest.fixture(scope="module")
-def sidecar(live: Live, shop: list[Web]) -> Sidecar:
+def grown(live: Live, webs: Webs) -> Web:
+    """The only server of a service that is to grow slowly."""
+    grown = webs.add("old")
+    live.apply(
+        traffic_policy("growing", balancing={"kind": "roundRobin", "slowStart": f"{SLOW_START_SECONDS * 1000:.0f}ms"})
+    )
+    live.add("old", "growing", grown.port)
+    return grown
+
+
+@pytest.fixture(scope="module")
+def sidecar(live: Live, shop: list[Web], grown: Web) -> Sidecar:
     """The caller's proxy."""
     sidecar = live.proxy("client", "shop", "growing", "late")
-    assert ask(sidecar, "shop").status == 200
+    assert [ask(sidecar, name).status for name in ("shop", "growing")] == [200, 200]
     return sidecar
 
 
@@ -126,27 +138,25 @@ def test_requests_wait_for_the_first_endpoint(live: Live, sidecar: Sidecar, webs
     assert late.board.count("/waited") == 6
 
 
-def test_slow_start(live: Live, sidecar: Sidecar, webs: Webs) -> None:
+def test_slow_start(live: Live, sidecar: Sidecar, webs: Webs, grown: Web) -> None:
     """An endpoint that is new gets less than its share at first, and all of it in the end."""
-    growing = [webs.add("old"), webs.add("new")]
-    boards = [web.board for web in growing]
-    live.apply(traffic_policy("growing", balancing={"kind": "roundRobin", "slowStart": "4s"}))
-    live.add("old", "growing", growing[0].port)
-    wait_until(lambda: ask(sidecar, "growing").status == 200, "the first serves")
-    began = time.monotonic()
-    shares: list[tuple[float, float]] = []
+    wait_until(lambda: ask(sidecar, "growing").status == 200, "the first one serves")
+    warm = time.monotonic() + SLOW_START_SECONDS
+    new = webs.add("new")
+    boards = [grown.board, new.board]
+    wait_until(lambda: time.monotonic() > warm, "the first one has its whole share")
     with client("http2") as session:
-        live.add("new", "growing", growing[1].port)
+        began = time.monotonic()
+        live.add("new", "growing", new.port)
         wait_until(lambda: ask(sidecar, "growing", by=session).text == "new", "the new one is asked")
 
         def share() -> float:
             clear(*boards)
-            for _ in range(50):
+            for _ in range(40):
                 assert ask(sidecar, "growing", by=session).status == 200
-            old, new = counts(*boards)
-            shares.append((time.monotonic() - began, new / (old + new)))
-            return shares[-1][1]
+            old, young = counts(*boards)
+            return young / (old + young)
 
-        first = share()
+        first, took = share(), time.monotonic() - began
         wait_until(lambda: share() >= 0.45, "it has its whole share")
-    assert first < 0.4 or shares[0][0] > 2
+    assert first < 0.4 or took > SLOW_START_SECONDS / 2

@@ -20,7 +20,7 @@ from mesh.model.limits import Limits
 from mesh.model.traffic import Traffic
 from mesh.proxy.cluster import Cluster
 from mesh.proxy.cluster import Shared as ClusterShared
-from mesh.proxy.deadlines import Deadlines
+from mesh.proxy.deadlines import TICK, Deadlines, Expiring
 from mesh.proxy.dial import ConnectFailed
 from mesh.proxy.directory import Directory
 from mesh.proxy.downstream import Downstream, Listener, Shared
@@ -169,6 +169,24 @@ class FakeRandom:
         return self.value if self.draw is None else self.draw()
 
 
+class InOrder(dict):
+    """A set that is walked in the order in which it was filled, so that a playbook runs the same each time."""
+
+    def add(self, one: object) -> None:
+        self[one] = None
+
+    def discard(self, one: object) -> None:
+        self.pop(one, None)
+
+
+class OrderedDeadlines(Deadlines):
+    """What is due in one tick expires in the order in which it was added."""
+
+    def add(self, expiring: Expiring, when: float) -> InOrder:
+        self._slots.setdefault(int(when / TICK) + 1, InOrder())
+        return super().add(expiring, when)
+
+
 class Stage:
     """One client connection to one service, `votes`, and a clock that the test moves.
 
@@ -193,7 +211,7 @@ class Stage:
         self.wall = 1_700_000_000.0
         self.random = FakeRandom()
         self.reports = Reports(1000)
-        self.deadlines = Deadlines(self.clock)
+        self.deadlines = OrderedDeadlines(self.clock)
         self.reactor = SimpleNamespace(clock=self.clock, settle=lambda: None)
         shared = ClusterShared(self.reactor, limits, self.reports, self.random, None, None, lambda: self.wall)
         self.asked_for: list[str] = []

@@ -93,12 +93,24 @@ def test_a_reused_connection_that_fails_is_retried_for_idempotent_methods(
         stage.answer(Response(1, OK, True))
         stage.said()
     exchange = stage.ask(method)
-    reset(stage, stage.up, exchange.up_stream, False)
+    stage.up.lost("closed")
     if again:
         assert other.leg.codec.take_commands() == [("request", 1, b"/", True)]
     else:
         assert other.leg.codec.take_commands() == []
         assert next(command[:3] for command in stage.said()) == ("response", exchange.stream, 502)
+
+
+def test_a_stream_that_is_reset_on_a_reused_connection_is_not_sent_again() -> None:
+    """The connection goes on, so it had not been closed: the endpoint did this to the request, and may do it again."""
+    stage = Stage(endpoints=2)
+    other = stage.connect(stage.endpoints[1])
+    stage.ask()
+    stage.answer(Response(1, OK, True))
+    exchange = stage.ask(b"GET")
+    reset(stage, stage.up, exchange.up_stream, False)
+    assert other.leg.codec.take_commands() == []
+    assert stage.outcomes()[-1] == ("failed", 502, "upstream_reset")
 
 
 def test_a_body_that_outgrew_the_replay_bound_is_not_sent_again() -> None:

@@ -42,7 +42,7 @@ from mesh.proxy.limit import Gate
 from mesh.proxy.upstream import Upstream
 from mesh.wire.codec import Broken, Data, GoAway, Informational, Refused, Reset, Response, Trailers
 from mesh.wire.head import Head
-from tests.proxy.playbook import GRPC, LOST, Stage, addresses
+from tests.proxy.playbook import GRPC, LOST, InOrder, Stage, addresses
 
 BAD = (b"x-cannot-be-said", b"1")
 
@@ -175,6 +175,8 @@ class EveryOrder(RuleBasedStateMachine):
         for cluster in self.stage.clusters():
             self.clusters[cluster] = None
             self.endpoints.update(dict.fromkeys(cluster.endpoints))
+            if not isinstance(cluster.mirrors, InOrder):
+                cluster.mirrors = InOrder.fromkeys(cluster.mirrors)
             plan = cluster.plan
             if plan.gate is not None:
                 self.gates[plan.gate] = None
@@ -441,7 +443,7 @@ class EveryOrder(RuleBasedStateMachine):
                 assert one.upstream is upstream
                 assert one.up_stream == stream
                 assert one.state in (SENT, ANSWERING)
-        copies = {mirror for cluster in self.clusters for mirror in cluster.mirrors}
+        copies = [mirror for cluster in self.clusters for mirror in cluster.mirrors]
         for one in [*running, *copies]:
             assert one.state is not DONE
             assert (one.upstream is not None) == (one.state in (SENT, ANSWERING))
