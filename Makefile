@@ -37,7 +37,7 @@ demo: compiled
 	@$(BIN)/conduit demo $(ARGS) || { code=$$?; test $$code -eq 130 || exit $$code; }  # ^C is how a demo ends
 
 test: system compiled
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

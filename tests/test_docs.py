@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import structlog
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from mesh.cli.get import names
 from mesh.cli.main import VERBS, conduit
 from mesh.control.aggregate import Aggregate
 from mesh.control.applied import Applied
@@ -26,17 +29,20 @@ from mesh.control.push import Push
 from mesh.control.resources_api import ResourcesApi
 from mesh.control.routes import Request
 from mesh.control.tap import Taps
-from mesh.model import config, resources
+from mesh.model import api, compose, config, gateway, resources, traffic
 from mesh.model.documents import decode_resource, load_documents
+from mesh.model.durations import duration_text
 from mesh.model.limits import Limits
-from mesh.model.proxy_yaml import load_proxy_config
+from mesh.model.proxy_yaml import INLINE, load_proxy_config
 from mesh.proxy import metrics
-from mesh.proxy.report import Reports
+from mesh.proxy.report import Reports, Tally
 from mesh.proxy.rescue import ANSWERS, Reason
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("examples/*/*.md")])
+POLLS = ROOT / "examples" / "polls"
+EXAMPLES = sorted(POLLS.rglob("*.yaml"))
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"")
@@ -87,17 +93,10 @@ def test_every_field_of_proxy_yaml_has_its_default(heading: str, struct: type[ms
     assert told == {field.encode_name: default_of(field) for field in msgspec.structs.fields(struct)}
 
 
-def test_every_field_of_a_traffic_policy_is_told() -> None:
-    """The resource that a proxy alone obeys, and its timeouts."""
-    told = rows(section(page("proxy-yaml.md"), "`resources[]`"))
-    wanted = {*resources.TrafficPolicySpec.__struct_fields__, *config.Timeouts.__struct_fields__}
-    assert told.keys() == wanted
-
-
-def test_every_field_of_a_workload_is_told() -> None:
-    """The guide says all that a Workload may say."""
-    told = rows(section(page("guide.md"), "What a Workload says"))
-    assert told.keys() == set(resources.WorkloadSpec.__struct_fields__)
+def test_every_kind_that_stands_in_proxy_yaml_is_told() -> None:
+    """The resources that a proxy alone obeys, and no other."""
+    text = section(page("proxy-yaml.md"), "`resources[]`")
+    assert {kind for kind in resources.KINDS if f"[`{kind}`]" in text} == set(INLINE)
 
 
 def test_every_protocol_and_mode_is_told() -> None:
@@ -107,9 +106,14 @@ def test_every_protocol_and_mode_is_told() -> None:
     assert all(f"`{mode.value}`" in section(text, "`inbound[].tls`") for mode in config.TlsMode)
 
 
+def bare_default(field: msgspec.structs.FieldInfo) -> object:
+    """A field's default; UNSET or NODEFAULT where it has none."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
 def default_of(field: msgspec.structs.FieldInfo) -> str:
-    """A field's default as the page writes it."""
-    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    """A field's default as the page of proxy.yaml writes it."""
+    default = bare_default(field)
     match default:
         case msgspec.UNSET | msgspec.NODEFAULT:
             return "required"
@@ -123,6 +127,164 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
             return "all defaults"
         case _:
             return f"`{default}`"
+
+
+# --- resources -------------------------------------------------------------------------
+
+STRUCTS: dict[type[msgspec.Struct], str] = {
+    resources.Metadata: "`metadata`",
+    resources.WorkloadSpec: "Workload",
+    resources.EndpointSpec: "Endpoint",
+    resources.TrafficPolicySpec: "TrafficPolicy",
+    resources.FaultSpec: "Fault",
+    gateway.HTTPRouteSpec: "HTTPRoute",
+    gateway.GRPCRouteSpec: "GRPCRoute",
+    config.Timeouts: "`timeouts`",
+    traffic.Retry: "`retry`",
+    traffic.Hedge: "`hedge`",
+    traffic.RetryBudget: "`budget`",
+    traffic.Breaker: "`breaker`",
+    traffic.HealthCheck: "`health`",
+    traffic.Balancing: "`balancing`",
+    traffic.HashOn: "`hash`",
+    traffic.RateLimit: "`rateLimits[]`",
+    traffic.Concurrency: "`concurrency`",
+    traffic.Injection: "`faults[]`",
+    traffic.Abort: "`abort`",
+    traffic.Match: "`match`",
+    traffic.PathMatch: "`path`",
+    traffic.FieldMatch: "`headers[]` and `query[]`",
+    gateway.ParentRef: "`parentRefs[]`",
+    gateway.HTTPRouteRule: "Rules of an HTTPRoute",
+    gateway.HTTPRouteMatch: "Matches of an HTTPRoute",
+    gateway.HTTPPathMatch: "Path of an HTTPRoute",
+    gateway.ValueMatch: "`headers[]`, `queryParams[]`",
+    gateway.HTTPRouteFilter: "Filters of an HTTPRoute",
+    gateway.HeaderFilter: "Header modifiers",
+    gateway.HTTPHeader: "`set[]` and `add[]`",
+    gateway.RequestMirror: "`requestMirror`",
+    gateway.Fraction: "`fraction`",
+    gateway.RequestRedirect: "`requestRedirect`",
+    gateway.URLRewrite: "`urlRewrite`",
+    gateway.PathModifier: "Path of a redirect or rewrite",
+    gateway.WeightedBackendRef: "`backendRefs[]`",
+    gateway.BackendRef: "`backendRef`",
+    gateway.HTTPRouteTimeouts: "Timeouts of an HTTPRoute",
+    gateway.HTTPRouteRetry: "Retry of an HTTPRoute",
+    gateway.GRPCRouteRule: "Rules of a GRPCRoute",
+    gateway.GRPCRouteMatch: "Matches of a GRPCRoute",
+    gateway.GRPCMethodMatch: "Method of a GRPCRoute",
+    gateway.GRPCRouteFilter: "Filters of a GRPCRoute",
+}
+"""What people write, and the heading in docs/resources.md that it stands under."""
+
+
+def reachable(kind: msgspec.inspect.Type) -> Iterator[msgspec.inspect.StructType | msgspec.inspect.EnumType]:
+    """All structs and enumerations within a type."""
+    match kind:
+        case msgspec.inspect.StructType():
+            yield kind
+            for field in kind.fields:
+                yield from reachable(field.type)
+        case msgspec.inspect.EnumType():
+            yield kind
+        case msgspec.inspect.UnionType():
+            for option in kind.types:
+                yield from reachable(option)
+        case msgspec.inspect.VarTupleType():
+            yield from reachable(kind.item_type)
+        case msgspec.inspect.Metadata():
+            yield from reachable(kind.type)
+
+
+def within_resources() -> set[type]:
+    """All structs and enumerations that a resource may hold."""
+    kinds = [msgspec.inspect.type_info(kind) for kind in resources.KINDS.values()]
+    return {found.cls for kind in kinds for found in reachable(kind)}
+
+
+def test_every_kind_is_told() -> None:
+    """Each kind stands in the table with all that its apiVersion may be, and has its section."""
+    text = page("resources.md").partition("## `metadata`")[0]
+    for kind, versions in resources.API_VERSIONS.items():
+        [line] = [line for line in text.splitlines() if line.startswith(f"| [`{kind}`]")]
+        assert versions[0] in line
+        assert all(f"`{version.rpartition('/')[2]}`" in line for version in versions[1:])
+
+
+def test_every_struct_has_its_heading() -> None:
+    """What a resource may hold is a key of STRUCTS, but for the envelopes; so a new one cannot be forgotten."""
+    structs = {found for found in within_resources() if issubclass(found, msgspec.Struct)}
+    assert structs - set(resources.KINDS.values()) == STRUCTS.keys()
+
+
+@pytest.mark.parametrize(("struct", "heading"), STRUCTS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_every_field_of_a_resource_has_its_default(struct: type[msgspec.Struct], heading: str) -> None:
+    """Each field stands under its heading, with the default it has as YAML would say it."""
+    told = {name: cells[0] for name, cells in rows(section(page("resources.md"), heading)).items()}
+    assert told == {field.encode_name: yaml_default(field) for field in msgspec.structs.fields(struct)}
+
+
+def yaml_default(field: msgspec.structs.FieldInfo) -> str:
+    """A field's default as the page of resources writes it."""
+    default = bare_default(field)
+    match default:
+        case msgspec.UNSET | msgspec.NODEFAULT:
+            return "required"
+        case None:
+            return "none"
+        case traffic.Match():
+            return "every request"
+        case msgspec.Struct():
+            return "all defaults"
+        case (msgspec.Struct(),):
+            return "one, of defaults"
+        case "":
+            return '`""`'
+        case tuple():
+            return f"`{list(default)}`"
+        case enum.Enum():
+            return f"`{default.value}`"
+        case bool():
+            return f"`{str(default).lower()}`"
+        case float() if is_duration(field):
+            return f"`{duration_text(default) if default else 0}`"
+        case float():
+            return f"`{default:g}`"
+        case _:
+            return f"`{default}`"
+
+
+def is_duration(field: msgspec.structs.FieldInfo) -> bool:
+    """Whether YAML may say it as `300ms`."""
+    kind = msgspec.inspect.type_info(field.type)
+    return isinstance(kind, msgspec.inspect.Metadata) and (kind.extra or {}).get("duration") is True
+
+
+def test_every_value_of_an_enumeration_is_told() -> None:
+    """Each word that a field may be stands in the page of resources; protocols have a table of their own."""
+    text = page("resources.md")
+    enums = {found for found in within_resources() if issubclass(found, enum.StrEnum)} - {config.Protocol}
+    assert len(enums) > 8
+    assert {f"{kind.__name__}.{word}" for kind in enums for word in kind if f"`{word.value}`" not in text} == set()
+
+
+def test_every_field_of_a_workload_is_told() -> None:
+    """The guide says all that a Workload may say."""
+    told = rows(section(page("guide.md"), "What a Workload says"))
+    assert told.keys() == set(resources.WorkloadSpec.__struct_fields__)
+
+
+def test_every_condition_is_told() -> None:
+    """Types and reasons are those in the code, and in the words of the API."""
+    source = inspect.getsource(compose)
+    reasons = set(re.findall(r'Condition\("\w+", (?:True|False), "(\w+)"', source))
+    reasons |= set(re.findall(r'reason = "(\w+)" if .* else "(\w+)"', source)[0])
+    assert len(reasons) == 7
+    table = section(page("resources.md"), "Conditions")
+    assert set(re.findall(r"^\| `\w+` \| `(\w+)` \|", table, re.MULTILINE)) == reasons
+    assert all(reason in inspect.getsource(api.Condition) for reason in reasons)
+    assert rows(table).keys() == set(re.findall(r'Condition\("(\w+)"', source))
 
 
 # --- errors, metrics -------------------------------------------------------------------
@@ -153,7 +315,7 @@ def test_every_refusal_of_http1_is_told() -> None:
 
 
 def test_every_metric_family_is_told() -> None:
-    """All families of a scrape, and all labels of the proxy's own."""
+    """All families of a scrape, with the labels of those that policy counts, and all labels of the proxy's own."""
     reports = Reports(10)
     reports.record(reports.scope("inbound", "a", "", "true"), "http1", 200, -1, "completed", "", 0.1, 0.1)
     reports.connections("inbound", "a").opened += 1
@@ -165,21 +327,57 @@ def test_every_metric_family_is_told() -> None:
     assert len(names) > 10
     assert {name for name in names if f"`{name}`" not in text} == set()
     assert rows(section(text, "Labels")).keys() == set(metrics.LABELS)
+    told = rows(section(text, "Families"))
+    for tally in Tally:
+        assert told[f"{tally.value}_total"][1] == f"`service`, `{metrics.TALLIES[tally][1]}`"
+
+
+def test_every_detail_of_a_tally_is_told() -> None:
+    """What the proxy counts under a family's second label stands in the family's row, where it is a closed list."""
+    told = rows(section(page("metrics.md"), "Families"))
+    found = set()
+    for path in (ROOT / "mesh/proxy").glob("*.py"):
+        found |= set(re.findall(r'tally\(Tally\.(\w+), [\w.]+, "(\w+)"\)', path.read_text()))
+        found |= {("RETRY", word) for word in re.findall(r'_may\(exchange, "(\w+)"', path.read_text())}
+        found |= {("MIRROR", word) for word in re.findall(r'self\.over\("(\w+)"', path.read_text())}
+    assert {kind for kind, _ in found} == {"RETRY", "RETRY_REFUSED", "HEDGE", "MIRROR", "FAULT", "LIMITED"}
+    for kind, word in found:
+        assert f"`{word}`" in told[f"{Tally[kind].value}_total"][2], (kind, word)
 
 
 # --- the command line ------------------------------------------------------------------
 
 
-def test_every_verb_and_option_is_told() -> None:
-    """Each verb has its section; each of its options stands there with all of its names, and no other does."""
-    text = page("cli.md")
-    assert {word for word in HEADING.findall(text) if word.islower()} == set(VERBS)
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Each verb and subcommand, as it is typed."""
     for verb in VERBS:
         command = conduit.get_command(click.Context(conduit), verb)
         assert command is not None
+        yield verb, command
+        if isinstance(command, click.Group):
+            yield from ((f"{verb} {name}", below) for name, below in command.commands.items())
+
+
+def test_every_verb_and_option_is_told() -> None:
+    """Each verb and subcommand has its section; each of its options stands there with all of its names, and no other
+    does."""
+    text = page("cli.md")
+    known = dict(commands())
+    assert {"fault add", "fault list", "fault clear"} <= known.keys()
+    assert {word for word in HEADING.findall(FENCE.sub("", text)) if word.islower()} == known.keys()
+    for verb, command in known.items():
         options = {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
         told = {name for line in section(text, verb).splitlines() if line.startswith("| `-") for name in named(line)}
         assert told == options, verb
+
+
+def test_every_kind_of_get_is_told() -> None:
+    """All kinds, by a name that it takes and with its short ones."""
+    text = section(page("cli.md"), "get")
+    for kind in names().values():
+        words = [word for word, meant in names().items() if meant == kind]
+        assert any(f"`{word}`" in text for word in words), kind
+        assert all(f"`{word}`" in text for word in words if len(word) == 2), kind
 
 
 def named(line: str) -> list[str]:
@@ -261,10 +459,13 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
 
 
 def yaml_blocks() -> Iterator[tuple[str, str]]:
+    """The YAML in the pages and in the files of the examples, each with where it is from."""
     for path in PAGES:
         for language, text in FENCE.findall(path.read_text()):
             if language == "yaml":
                 yield path.relative_to(ROOT).as_posix(), text
+    for path in EXAMPLES:
+        yield path.relative_to(ROOT).as_posix(), path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -272,15 +473,53 @@ def yaml_blocks() -> Iterator[tuple[str, str]]:
 )
 def test_yaml_in_the_pages_is_accepted(path: str, text: str) -> None:
     """What a reader may copy is what the product takes: resources, or a whole proxy.yaml."""
-    if text.startswith("apiVersion:"):
+    if re.search("^apiVersion:", text, re.MULTILINE):
         for found in load_documents(text, path):
             assert decode_resource(found)
     else:
         assert load_proxy_config(text, path).outbound
 
 
+def test_traffic_has_an_example_of_every_part() -> None:
+    """Each kind that is about traffic, and each field of a policy, is in one of the page's examples."""
+    blocks = [text for path, text in yaml_blocks() if path == "docs/traffic.md"]
+    found = [each.value for text in blocks for each in load_documents(text, "traffic.md")]
+    assert {value["kind"] for value in found} == set(INLINE)
+    policies = [decode_resource(each) for text in blocks for each in load_documents(text, "traffic.md")]
+    assert all(not isinstance(one, resources.TrafficPolicy) or one.spec.service for one in policies)
+    used = {name for value in found if value["kind"] == "TrafficPolicy" for name in value["spec"]}
+    fields = {field.encode_name for field in msgspec.structs.fields(resources.TrafficPolicySpec)}
+    assert used == fields - {"faults", "protocol"}
+
+
+def test_things_to_try_fit_the_demo() -> None:
+    """The files beside the demo are about its own services, each is told, and together they collide with nothing."""
+    site = [decode_resource(each) for each in load_documents((POLLS / "mesh.yaml").read_text(), "mesh.yaml")]
+    files = sorted((POLLS / "try").glob("*.yaml"))
+    assert len(files) >= 4
+    told = rows(section((POLLS / "README.md").read_text(), "Things to try"))
+    assert told.keys() == {f"try/{path.name}" for path in files}
+    tried = [decode_resource(each) for path in files for each in load_documents(path.read_text(), path.name)]
+    keys = [(one.kind, one.metadata.namespace, one.metadata.name) for one in [*site, *tried]]
+    assert len(set(keys)) == len(keys)
+    workloads = [one for one in [*site, *tried] if isinstance(one, resources.Workload)]
+    there = {(one.metadata.namespace, one.spec.service or one.metadata.name) for one in workloads}
+
+    def exists(namespace: str, name: str) -> bool:
+        return (namespace, name) in there
+
+    policies = [one for one in tried if isinstance(one, resources.TrafficPolicy)]
+    routes = [one for one in tried if isinstance(one, resources.Route)]
+    for one in tried:
+        found = compose.conditions(one, policies=policies, routes=routes, exists=exists)
+        assert all(condition.status for condition in found), (one.metadata.name, found)
+        assert bool(found) is not isinstance(one, resources.Workload)
+        if isinstance(one, resources.Workload):
+            assert (POLLS / "try" / one.spec.directory / one.spec.command[1]).is_file()
+
+
 @pytest.mark.parametrize("check", [rows, anchors], ids=lambda check: check.__name__)
 def test_tables_and_headings_are_read(check: Callable[[str], object]) -> None:
     """The readers above find something in every reference page: none of these tests passes for want of a table."""
-    for name in ("proxy-yaml.md", "errors.md", "metrics.md", "cli.md", "api.md"):
+    for name in ("proxy-yaml.md", "resources.md", "errors.md", "metrics.md", "cli.md", "api.md"):
         assert check(page(name)), name

@@ -110,12 +110,12 @@ class Cluster:
         old = self.by_address
         self.by_address = {one: old.get(one) or Endpoint(self, one, now) for one in spec.endpoints}
         self.endpoints = list(self.by_address.values())
+        for endpoint in self.endpoints:
+            endpoint.check()  # before who is fit is asked: what earlier checks found does not outlive their policy
         self.refresh(now)
         for key, endpoint in old.items():
             if key not in self.by_address:
                 endpoint.retire(now)
-        for endpoint in self.endpoints:
-            endpoint.check()
         for exchange in list(self.waiting):
             move(exchange, self, now)  # what waited for the first word about this service also learns its policy
         self.changed.set()
@@ -142,30 +142,37 @@ class Cluster:
         soon = float("inf")
         fit: list[Endpoint] = []
         self.probes = []
-        for endpoint in self.endpoints:
+        taking = self._taking()
+        for endpoint in taking:
             circuit = endpoint.circuit
             if endpoint.down_until > now:
                 soon = min(soon, endpoint.down_until)
             elif circuit.state is not CLOSED:
-                if circuit.due(now):
+                if not circuit.due(now):
+                    if circuit.state is OPEN:
+                        soon = min(soon, circuit.opened_until)
+                elif endpoint.healthy:
                     self.probes.append(endpoint)
-                elif circuit.state is OPEN:
-                    soon = min(soon, circuit.opened_until)
             elif endpoint.healthy:
                 fit.append(endpoint)
-        if not fit or panicking(self.spec.traffic.breaker, len(fit), len(self.endpoints)):
-            fit = self.endpoints
+        if not fit or panicking(self.spec.traffic.breaker, len(fit), len(taking)):
+            fit = taking
         shared = self.shared
         self.balancer: Balancer[Endpoint] = build(
             self.spec.traffic.balancing, self.endpoints, fit, shared.random, zone=shared.zone, now=now
         )
         self.next_up = soon
 
+    def _taking(self) -> list[Endpoint]:
+        """The endpoints that take new requests: those of weight 0 are not part of what is left of a service."""
+        return [endpoint for endpoint in self.endpoints if endpoint.load.weight > 0]
+
     def eject(self, endpoint: Endpoint, now: float) -> None:
         """Take an endpoint out of use, if that leaves enough of the others."""
-        ejected = sum(one.circuit.state is not CLOSED for one in self.endpoints if one is not endpoint)
         if endpoint.circuit.state is CLOSED:
-            if not may_eject(self.spec.traffic.breaker, ejected, len(self.endpoints)):
+            taking = self._taking()
+            ejected = sum(one.circuit.state is not CLOSED for one in taking if one is not endpoint)
+            if not may_eject(self.spec.traffic.breaker, ejected, len(taking)):
                 return
             self.shared.reports.tally(Tally.EJECTION, self.name, endpoint.spec.workload or endpoint.address)
         endpoint.circuit.open(now)
@@ -197,7 +204,7 @@ class Cluster:
     def choose_to_dial(self, tried: list[Endpoint], now: float) -> Endpoint | None:
         """An endpoint for a connection that is not HTTP, which is judged by its dial; None if there is none."""
         self.refresh(now)
-        if self.probes:
+        if self.probes and self.probes[-1] not in tried:
             endpoint = self.probes.pop()
             endpoint.circuit.probe(now)
             return endpoint

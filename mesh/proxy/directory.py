@@ -46,6 +46,8 @@ class Directory:
         self.inbound: dict[str, list[Cluster]] = {}
         self.services: dict[str, Cluster] = {}
         self.outside: dict[str, Cluster] = {}
+        self._told: dict[str, Service] = {}
+        """Services that nobody here has called yet, and that we were told of for the sake of an application here."""
         self._unknown: set[str] = set()
         self._by_authority: dict[tuple[bytes, bytes], Cluster] = {}
         self._nursery: trio.Nursery | None = None
@@ -72,8 +74,14 @@ class Directory:
         ]
 
     def named(self, name: str) -> Cluster:
-        """The cluster of a service that a route names. Raises NotAnAuthority or Loop for what is no name."""
-        return self.services.get(name) or self.resolve(name.encode(), b"http")
+        """The cluster of a service that a route names. Raises NotAnAuthority or Loop for what is no name, or none of the
+        mesh: a route does not lead out of it."""
+        cluster = self.services.get(name)
+        if cluster is None:
+            if name in self._unknown:
+                raise NotAnAuthority(f"{name} is no service of the mesh")
+            cluster = self.resolve(name.encode(), b"http")
+        return cluster
 
     def _resolve(self, authority: str, port: int) -> Cluster:
         try:
@@ -86,6 +94,9 @@ class Directory:
         cluster = self.services.get(name)
         if cluster is not None:
             return cluster
+        told = self._told.pop(name, None)
+        if told is not None:
+            return self.add(told)
         if self.ask is None or name in self._unknown or _is_address(name) or len(self.services) >= NAMES:
             return self._outside(address)
         cluster = self.services[name] = self._start(Cluster(self.shared, Service(name), configured=False))
@@ -125,6 +136,7 @@ class Directory:
         self._by_authority.clear()
         cluster = self.services.get(name)
         if service is None:
+            self._told.pop(name, None)
             if len(self._unknown) >= NAMES:
                 self._unknown.clear()
             self._unknown.add(name)
@@ -146,8 +158,9 @@ class Directory:
         for inbound in self.inbound.get(name, ()):
             inbound.govern(service)
         if cluster is None and name in self.inbound:
+            self._told[name] = service
             self.shared.reactor.settle()
-            return  # nobody here has called it
+            return
         if cluster is None:
             cluster = self.services[name] = self._start(Cluster(self.shared, service))
         cluster.configured = True

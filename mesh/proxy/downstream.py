@@ -159,13 +159,13 @@ class Downstream:
         exchange = Exchange(self, stream, head, event.end, now)
         if self.protocol == "http2":
             content_type = head.get(b"content-type")
-            if content_type is not None and content_type.startswith(b"application/grpc"):
+            if self.inbound and head.get(ORIGINAL) == b"http1":  # whatever it calls its content: gRPC-Web does that
+                exchange.protocol = "http1"
+            elif content_type is not None and content_type.startswith(b"application/grpc"):
                 exchange.is_grpc = True
                 told = head.get(GRPC_TIMEOUT)
                 if told is not None and (left := grpc_timeout(told)) is not None:
                     exchange.deadline = now + left
-            elif self.inbound and head.get(ORIGINAL) == b"http1":
-                exchange.protocol = "http1"
         told = head.get(TIMEOUT)
         if told is not None and (left := timeout_ms(told)) is not None:
             exchange.deadline = min(exchange.deadline, now + left)

@@ -302,6 +302,7 @@ class Endpoint(Loaded):
         cluster, shared = self.cluster, self.cluster.shared
         clock = shared.reactor.clock
         dialled = False
+        failure: ConnectFailed | None = None
         counted = shared.reports.connections("outbound" if cluster.outbound else "inbound", cluster.name)
         try:
             try:
@@ -314,11 +315,13 @@ class Endpoint(Loaded):
                     own=shared.own if cluster.outbound else (),
                 )
             except ConnectFailed as exc:
-                self._connect_failed(exc, clock())
-                return
+                failure = exc
             finally:
                 self.dialling -= 1
                 dialled = True
+            if failure is not None:  # who is to try again here needs a dial that is not this one
+                self._connect_failed(failure, clock())
+                return
             with sock:
                 counted.opened += 1
                 self.down_until = self.down_for = 0.0
@@ -363,7 +366,7 @@ class Endpoint(Loaded):
     def _connect_failed(self, failure: ConnectFailed, now: float) -> None:
         self.mark_down(failure, now)
         waiting = list(self.queue)
-        if self.connections or self.dialling > 1:
+        if self.connections or self.dialling:
             # Those may still serve the queue; the one that this dial was for may go elsewhere. No dial follows this one
             # at once: it would fail as fast.
             waiting = waiting[:1] if len(self.cluster.endpoints) > 1 else []

@@ -17,7 +17,7 @@ from tests.end_to_end.scale import BODY_BYTES, FULL
 from tests.end_to_end.sidecar import Sidecar, Starter, service, wait_until
 from tests.end_to_end.tcp_server import TcpServer, serving
 
-pytestmark = pytest.mark.timeout(300 if FULL else 60)
+pytestmark = pytest.mark.timeout(300 if FULL else 120)
 
 MOST_GROWTH = 16 * 1024 * 1024
 SECONDS = 240

@@ -13,7 +13,7 @@ from tests.end_to_end.nginx import Nginx
 from tests.end_to_end.scale import FULL, IDLE_CONNECTIONS
 from tests.end_to_end.sidecar import Starter, service, wait_until
 
-pytestmark = pytest.mark.timeout(300 if FULL else 60)
+pytestmark = pytest.mark.timeout(300 if FULL else 120)
 
 MOST_EACH = 30 * 1024
 WARM_UP = 20

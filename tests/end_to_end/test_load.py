@@ -9,7 +9,7 @@ from tests.end_to_end.nginx import Nginx
 from tests.end_to_end.scale import FULL, REQUESTS
 from tests.end_to_end.sidecar import Sidecar, Starter, service, wait_until
 
-pytestmark = pytest.mark.timeout(300 if FULL else 60)
+pytestmark = pytest.mark.timeout(300 if FULL else 120)
 
 SHAPES = {"http1": (32, 1), "http2": (16, 16)}
 

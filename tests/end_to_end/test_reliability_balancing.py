@@ -83,7 +83,7 @@ def test_weights(sidecar: Sidecar, boards: list[Board]) -> None:
 @pytest.mark.parametrize("name", ["ewma", "least"])
 def test_slow_endpoints_get_less(sidecar: Sidecar, boards: list[Board], name: str) -> None:
     """An endpoint that is slow, with many requests at a time, gets less than its share."""
-    boards[0].always(Order(delay=0.3))
+    boards[0].always(Order(delay=0.15))
     together(8, lambda: send(sidecar, name, 12))
     slow, *fast = counts(*boards)
     assert slow + sum(fast) == 96

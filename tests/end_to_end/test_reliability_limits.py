@@ -63,7 +63,7 @@ def sidecar(shared_proxy: Starter, web: Web, calls: Calls) -> Sidecar:
         "routes", "route", *(rule("route", matches=[path(f"/{name}")]) for name in ("one", "two", "three"))
     )
     inbound = [{"forward": f"127.0.0.1:{web.port}", "service": name} for name in INNER]
-    limits = {"pending_requests": 3, "pending_timeout": 1.0}
+    limits = {"pending_requests": 3, "pending_timeout": 0.5}
     sidecar = shared_proxy(services, inbound=inbound, resources=[*policies, routes], limits=limits)
     sidecar.ports |= dict(zip(INNER, sidecar.inbound, strict=True))
     return sidecar
@@ -141,7 +141,7 @@ def test_rate_of_calls(sidecar: Sidecar, calls: Calls) -> None:
 @pytest.mark.parametrize(("name", "version"), [("fixed", "http1"), ("fixed2", "http2"), ("inner-fixed", "http1")])
 def test_fixed_concurrency(sidecar: Sidecar, board: Board, name: str, version: str) -> None:
     """Never more than three at a time at the server; the rest is 503 at once."""
-    board.always(Order(delay=0.6))
+    board.always(Order(delay=0.4))
     answers = together(10, lambda: ask(sidecar, name, version=version))
     good = [answer for answer in answers if answer.status == 200]
     bad = [answer for answer in answers if (answer.status, answer.reason) == (503, "over_concurrency")]
@@ -156,7 +156,7 @@ def test_fixed_concurrency(sidecar: Sidecar, board: Board, name: str, version: s
 def test_concurrency_of_calls(sidecar: Sidecar, calls: Calls) -> None:
     """gRPC is told RESOURCE_EXHAUSTED."""
     calls.board.clear()
-    calls.board.always(Order(delay=0.6))
+    calls.board.always(Order(delay=0.4))
     with channel(sidecar.ports["few-calls"], ("grpc.enable_retries", 0)) as opened:
         answers = together(8, lambda: call_on(opened))
     assert calls.board.most == 2

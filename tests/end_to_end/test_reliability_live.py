@@ -17,7 +17,7 @@ from tests.end_to_end.sidecar import Sidecar, traffic_policy, wait_until
 from tests.end_to_end.traffic_yaml import changed, http_route, pairs, path, rule
 
 FAULT_SECONDS = 2
-SLOW_START_SECONDS = 2.0
+SLOW_START_SECONDS = 1.5
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.end_to_end.traffic_yaml import Config, http_route, path, rule
 
 REQUESTS = 20_000
 RATE = 4000
-MOVED = 60_000 if FULL else 12_000
+MOVED = 60_000 if FULL else 8_000
 
 
 @pytest.fixture(scope="module")

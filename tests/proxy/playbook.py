@@ -37,6 +37,8 @@ LIMITS = Limits(replay_bytes=100, pending_timeout=3.0, idle_tcp=60.0)
 LOST = b"/cannot-be-said"
 GRPC = (b"content-type", b"application/grpc")
 OK = Head.response(200)
+LATE = TICK * 1.01
+"""Seconds after which what is due has surely happened."""
 
 
 class FakeCodec:
@@ -287,11 +289,9 @@ class Stage:
         endpoint = endpoint or self.endpoints[0]
         if endpoint.to_dial:
             endpoint.to_dial.pop(0)
-        else:
-            endpoint.dialling += 1
+            endpoint.dialling -= 1
         failure = ConnectFailed(Reason.CONNECT_FAILED, "Connection refused", endpoint.address, silent=silent)
         endpoint._connect_failed(failure, self.now)
-        endpoint.dialling -= 1
 
     def hear(self, upstream: Upstream, *events: Event) -> None:
         """The endpoint at the other end of `upstream` says this."""

@@ -11,7 +11,7 @@ from mesh.proxy.deadlines import TICK
 from mesh.proxy.exchange import ANSWERING, DONE, HELD, QUEUED, SENT
 from mesh.wire.codec import Data, Refused, Reset, Response, Trailers
 from mesh.wire.head import Head
-from tests.proxy.playbook import LIMITS, OK, Stage
+from tests.proxy.playbook import LATE, LIMITS, OK, Stage
 
 UNAVAILABLE = ((b"grpc-status", b"14"),)
 FINE = ((b"grpc-status", b"0"),)
@@ -24,7 +24,7 @@ def stage(
     policy = Retry(**{"attempts": attempts, "statuses": (503,), "backoff": 0.0, **retry})
     traffic = Traffic(retry=policy, budget=budget or RetryBudget(), breaker=Breaker(failures=0))
     made = Stage(endpoints, traffic=traffic, **(rest or {}))
-    made.other = made.connect(made.endpoints[-1]) if endpoints > 1 else made.up
+    made.other = made.connect(made.endpoints[-1]) if endpoints > 1 else None
     return made
 
 
@@ -62,7 +62,7 @@ def test_another_status_is_passed_on(status: int) -> None:
 
 
 def test_a_dropped_answer_is_read_to_its_end_first() -> None:
-    """So that an HTTP/1.1 connection serves on: nothing is reset, every byte is given back, then the next try begins."""
+    """An HTTP/1.1 connection serves on: nothing is reset, every byte is given back, then the next try begins."""
     play = stage(rest={"protocol": Protocol.HTTP1, "connected": False}, endpoints=1)
     play.ask()
     up = play.connect()
@@ -206,12 +206,12 @@ def test_a_try_that_takes_too_long_is_given_up_for_another() -> None:
     exchange = play.ask()
     play.pass_time(0.3, TICK)
     assert exchange.upstream is play.up
-    play.pass_time(TICK, TICK)
+    play.pass_time(LATE, TICK)
     assert play.asked()[-1] == ("reset", 1, 8)
     assert exchange.upstream is play.other
     play.pass_time(0.3 - TICK, TICK)
     assert exchange.state is SENT
-    play.pass_time(2 * TICK, TICK)
+    play.pass_time(2 * LATE, TICK)
     assert play.asked(play.other)[-1] == ("reset", 1, 8)
     assert play.outcomes() == [("expired", 504, "timeout")]
     assert play.tallies("retries") == {"timeout": 1}
@@ -225,7 +225,7 @@ def test_a_slow_try_ends_the_request_where_it_may_not_be_repeated(answering: boo
     play.ask()
     if answering:
         play.answer(Response(1, OK, False))
-    play.pass_time(0.3 + TICK)
+    play.pass_time(0.3 + LATE)
     assert play.outcomes() == [("expired", 200 if answering else 504, "timeout")]
     assert play.said()[-1][0] == ("reset" if answering else "data")
     play.settled()
@@ -236,7 +236,7 @@ def test_a_try_timeout_is_a_failure_of_its_endpoint() -> None:
     traffic = Traffic(breaker=Breaker(failures=1, eject_most=100.0))
     play = Stage(2, traffic=traffic, timeouts=Timeouts(backend_request=0.3))
     play.ask()
-    play.pass_time(0.3 + TICK)
+    play.pass_time(0.3 + LATE)
     assert play.tallies("ejections") == {"10.0.0.1:80": 1}
     play.settled()
 
@@ -254,7 +254,7 @@ def test_pauses_grow_and_nobody_works_meanwhile() -> None:
         assert play.pending() == 0
         play.pass_time(pause - TICK, TICK)
         assert exchange.state is HELD
-        play.pass_time(2 * TICK, TICK)
+        play.pass_time(2 * LATE, TICK)
         assert exchange.state is SENT
     play.hear(exchange.upstream, Response(exchange.up_stream, OK, True))
     play.settled()
@@ -267,7 +267,7 @@ def test_body_that_comes_in_a_pause_is_kept() -> None:
     play.answer(bad())
     play.downstream.handle([Data(1, b"ab", False)])
     assert play.codec.acknowledged[1] == 0
-    play.pass_time(0.1 + TICK)
+    play.pass_time(0.1 + LATE)
     play.downstream.handle([Data(1, b"c", True)])
     assert play.asked(exchange.upstream) == [
         ("request", 1, b"/", False), ("data", 1, b"ab", False), ("data", 1, b"c", True)
@@ -282,7 +282,7 @@ def test_retry_after_is_heeded() -> None:
     play.answer(bad(1, True, (b"retry-after", b"1")))
     play.pass_time(1.0 - TICK, TICK)
     assert exchange.state is HELD
-    play.pass_time(2 * TICK, TICK)
+    play.pass_time(2 * LATE, TICK)
     assert exchange.state is SENT
 
 
@@ -329,7 +329,7 @@ def test_the_deadline_is_over_all_tries() -> None:
     play = stage(3, backoff=0.4, rest={"timeouts": Timeouts(request=0.5)})
     exchange = play.ask()
     play.answer(bad())
-    play.pass_time(0.2 + TICK)
+    play.pass_time(0.2 + LATE)
     assert exchange.state is SENT
     play.pass_time(0.3)
     assert exchange.state is DONE
@@ -344,7 +344,7 @@ def test_the_next_try_waits_for_an_endpoint_like_the_first() -> None:
     play.update(endpoints=())
     play.answer(bad())
     assert exchange.state is QUEUED
-    play.pass_time(LIMITS.pending_timeout + TICK)
+    play.pass_time(LIMITS.pending_timeout + LATE)
     assert play.outcomes() == [("failed", 503, "no_endpoints")]
     play.settled()
 
@@ -387,7 +387,7 @@ def test_a_held_head_goes_out_with_what_comes_next(first: str) -> None:
         play.settled()
         return
     else:
-        play.pass_time(HEAD_SECONDS + TICK)
+        play.pass_time(HEAD_SECONDS + LATE)
         assert play.said() == [("response", 1, 200, False)]
     assert exchange.state is ANSWERING
     play.answer(Trailers(1, UNAVAILABLE))
@@ -404,7 +404,7 @@ def test_an_answer_whose_head_is_held_is_not_repeated_as_unseen() -> None:
     play.up.leg.codec.gone(1)
     play.answer(Reset(1, 7, True, "refused"))
     assert play.asked(play.other) == []
-    play.pass_time(HEAD_SECONDS + TICK)
+    play.pass_time(HEAD_SECONDS + LATE)
     assert play.outcomes() == [("failed", 200, "upstream_reset")]
     play.settled()
 
@@ -422,7 +422,7 @@ def test_pushback_says_when_or_not_at_all(value: bytes, trailers_only: bool) -> 
         play.answer(Response(1, OK, False), Trailers(1, fields))
     if value == b"100":
         assert exchange.state is HELD
-        play.pass_time(0.1 + TICK)
+        play.pass_time(0.1 + LATE)
         assert exchange.state is SENT
     else:
         assert exchange.state is DONE
