@@ -47,7 +47,7 @@ def command() -> None:
 
 @command.command(name="add")
 @click.argument("service")
-@click.option("--name", help="What `clear` calls it.  [default: fault- and four digits]")
+@click.option("--name", help="What `clear` calls it.  [default: fault- and four hexadecimal digits]")
 @click.option("-n", "--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="Where the service is.")
 @click.option("--percent", type=float, default=100.0, show_default=True, help="Of the requests that match.")
 @click.option("--delay", type=Duration(), default=0.0, help="Let them wait (200ms, 2s) before they go on.")

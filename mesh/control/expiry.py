@@ -1,7 +1,7 @@
 """Takes applied Faults away when their time is over, so that what is listed is what can still happen.
 
 Proxies lift a fault at that time by themselves, whether we do this or not. A fault in a file that a person keeps stays
-there, with that in its conditions: the file is theirs.
+there, and is listed as lifted: the file is theirs.
 """
 
 from __future__ import annotations

@@ -188,6 +188,8 @@ class Demo:
         self.log.say("ready. Try, in another terminal:")
         self.log.say(f"  {self.conduit} stat --watch")
         self.log.say(f"  {self.conduit} tap --to words --path /receipt")
+        self.log.say(f"  {self.conduit} apply -f {self.example.parent / 'try' / 'retries.yaml'}")
+        self.log.say(f"  {self.conduit} fault add votes -n {NAMESPACE} --delay 200ms --percent 50 --for 1m")
         self.log.say(f"  {self.conduit} run me -n {NAMESPACE} -- curl -s http://{ENTRY}/")
 
     def _sum_up(self, before: Sequence[StatRow], rows: Sequence[StatRow], seconds: float) -> Summary:

@@ -1,7 +1,8 @@
 """From a head to an endpoint: what a service's policies do to a request before it is sent, in that order.
 
-deadline -> rate limits -> concurrency limit -> faults -> route (redirect, backend, edits, mirrors) -> endpoint. Hot:
-the first lines run for every request, the rest only where a service has any such policy.
+route found -> rate limits -> concurrency limit -> no route? -> deadline -> faults -> the route followed (redirect,
+backend, edits, mirrors) -> endpoint. Hot: the first lines run for every request, the rest only where a service has any
+such policy.
 """
 
 from __future__ import annotations
@@ -27,17 +28,25 @@ if TYPE_CHECKING:
 def begin(exchange: Exchange, cluster: Cluster, now: float) -> None:
     """The request is for `cluster`: send it, have it wait, or answer it."""
     exchange.cluster = exchange.parent = cluster
-    timeout = cluster.request_timeout
-    if timeout:
-        exchange.deadline = min(exchange.deadline, exchange.started_at + timeout)
     if cluster.governed:
         govern(exchange, cluster, now)
     else:
-        cluster.assign(exchange, now)
+        timeout = cluster.request_timeout
+        if timeout:
+            exchange.deadline = min(exchange.deadline, exchange.started_at + timeout)
+        if exchange.deadline <= now:
+            too_late(exchange, now)
+        else:
+            cluster.assign(exchange, now)
     if exchange.state is not DONE and (
         exchange.deadline != NEVER or exchange.queue is not None or exchange.care is not None
     ):
         exchange.arm(now)
+
+
+def too_late(exchange: Exchange, now: float) -> None:
+    """Its time was up when it came."""
+    exchange.fail(Reason.TIMEOUT, "the time that the caller allows was up already", now, "expired")
 
 
 def move(exchange: Exchange, cluster: Cluster, now: float) -> None:
@@ -70,17 +79,21 @@ def govern(exchange: Exchange, cluster: Cluster, now: float) -> None:
         if compiled is None:
             exchange.fail(Reason.NO_ROUTE, "no route of this service matches the request", now)
             return
-        route = compiled.route
-        if route.timeout:
-            exchange.deadline = min(exchange.deadline, exchange.started_at + route.timeout)
-        care.try_timeout = route.try_timeout or plan.try_timeout
+        care.try_timeout = compiled.route.try_timeout or plan.try_timeout
         care.retrying = plan.by_route[compiled]
+    timeout = compiled.route.timeout if compiled is not None and plan.routed else 0.0
+    timeout = timeout or cluster.request_timeout
+    if timeout:
+        exchange.deadline = min(exchange.deadline, exchange.started_at + timeout)
+    if exchange.deadline <= now:
+        too_late(exchange, now)
+        return
     if care.retrying is not None:
         care.repeats = care.retrying.repeats(head.method, exchange.is_grpc)
     delay = injected(exchange, cluster, plan, care, now)
     if exchange.state is DONE:
         return
-    if plan.routed and compiled is not None and not led(exchange, cluster, compiled, care, now):
+    if plan.routed and compiled is not None and care.abort is None and not led(exchange, cluster, compiled, care, now):
         return
     if delay:
         exchange.hold(now + delay, now)
@@ -156,7 +169,8 @@ def led(exchange: Exchange, cluster: Cluster, compiled: Compiled, care: Care, no
     sent = edit.request_head(compiled, head)
     if sent is not head:
         care.head = sent
-    for name in compiled.mirrors(cluster.shared.random):
+    tunnel = head.upgrade or head.method == b"CONNECT"  # its bytes are a conversation, which cannot be had twice
+    for name in () if tunnel else compiled.mirrors(cluster.shared.random):
         try:
             mirror = Mirror(exchange, sent, directory.named(name), now)
         except ConduitError:

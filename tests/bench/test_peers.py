@@ -11,7 +11,7 @@ from bench.peers import NAMES, Ports, build, supports
 from bench.process import BenchError
 from bench.scenarios import Protocol
 
-PORTS = Ports(listen=1111, upstream=2222, admin=3333)
+PORTS = Ports(listen=1111, upstreams=(2222,), admin=3333)
 CONFIG = Path("/somewhere/proxy.conf")
 PROTOCOLS: tuple[Protocol, ...] = ("http1", "http2", "opaque")
 
@@ -71,6 +71,24 @@ def test_a_replaced_conduit() -> None:
     """A developer's command takes conduit's place, with ports and file filled in."""
     peer = build("conduit", "http2", PORTS, CONFIG, "python sketch.py {listen} {upstream} {config}")
     assert peer.command == ["python", "sketch.py", "1111", "2222", str(CONFIG)]
+    assert peer.config == build("conduit", "http2", PORTS, CONFIG).config
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_who_can_have_policies(protocol: Protocol) -> None:
+    """Only conduit and Envoy can be told the same policies."""
+    assert [name for name in NAMES if supports(name, protocol, governed=True)] == ["conduit", "envoy"]
+
+
+def test_policies_are_added_to_the_same_configuration() -> None:
+    """A governed proxy is told its policies, and otherwise what it is told without."""
+    plain = json.loads(build("envoy", "http2", PORTS, CONFIG).config)["static_resources"]
+    governed = json.loads(build("envoy", "http2", PORTS, CONFIG, governed=True).config)["static_resources"]
+    assert plain["clusters"][0].items() <= governed["clusters"][0].items()
+    ours = yaml.safe_load(build("conduit", "http2", PORTS, CONFIG, governed=True).config)
+    assert [one["kind"] for one in ours.pop("resources")] == ["HTTPRoute", "TrafficPolicy"]
+    assert ours["services"].pop("elsewhere") == {"protocol": "http2", "endpoints": []}
+    assert ours == yaml.safe_load(build("conduit", "http2", PORTS, CONFIG).config)
 
 
 def test_a_missing_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_a_proxy_that_does_not_start(tmp_path: Path) -> None:
 
 def test_a_proxy_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing program is a failed sample that says what to install."""
-    monkeypatch.setattr("bench.peers.BUILDERS", {"haproxy": not_installed})
+    monkeypatch.setattr("bench.peers.haproxy", not_installed)
     scenario = Scenario("h1", "", "http1", 1, requests=4)
     (sample,) = execute(Plan([scenario], ["haproxy"], 1, CORE, CORE), lambda line: None)
     assert sample.error == "haproxy is not installed"

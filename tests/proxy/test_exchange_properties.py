@@ -60,6 +60,13 @@ ROUTES = (
     Route("r/5", under("/cannot-be-said"), (Backend(""),), response=Edits(set=(("x-route", "5"),))),
     Route("r/6", under("/"), (Backend(""),), request=Edits(set=(("x-route", "6"),)), try_timeout=0.2),
 )
+LIMITED = Traffic(concurrency=Concurrency(most=1), retry=Retry())
+KEEN = Traffic(
+    retry=Retry(2, (500, 503), grpc=(4, 14), methods=("*",), backoff=0.0, hedge=Hedge(0.9, 0.01)),
+    budget=RetryBudget(percent=100.0),
+    breaker=Breaker(failures=4, probation=0.2),
+)
+"""A policy under which much happens."""
 retries = st.builds(
     Retry,
     attempts=st.integers(1, 3),
@@ -134,14 +141,14 @@ class EveryOrder(RuleBasedStateMachine):
     """See the module."""
 
     @initialize(
-        traffic=traffics,
+        traffic=st.just(KEEN) | traffics,
         times=timeouts,
         count=st.integers(1, 3),
         protocol=st.sampled_from([Protocol.DETECT, Protocol.DETECT, Protocol.HTTP1, Protocol.HTTP2]),
         client=st.sampled_from(["http2", "http2", "http1"]),
         meshed=st.booleans(),
         seed=st.randoms(use_true_random=False),
-        connected=st.booleans(),
+        connected=st.sampled_from([True, True, False]),
     )
     def begin(self, traffic, times, count, protocol, client, meshed, seed, connected) -> None:
         self.stage = stage = Stage(
@@ -155,7 +162,7 @@ class EveryOrder(RuleBasedStateMachine):
             others={"other": 1, "shadow": 1},
         )
         stage.random.draw = seed.random
-        self.everything: list[Exchange] = []
+        self.everything: dict[Exchange, float] = {}
         self.heads: set[tuple[Upstream, int]] = set()
         self.request_bytes: Counter[int] = Counter()
         self.response_bytes: Counter[tuple[Upstream, int]] = Counter()
@@ -244,7 +251,7 @@ class EveryOrder(RuleBasedStateMachine):
             self.client_open.add(stage.next)
         exchange = stage.ask(method, path, end, [field] if field else [], grpc)
         if exchange is not None:
-            self.everything.append(exchange)
+            self.everything[exchange] = exchange.deadline
         self.asked += 1
 
     @precondition(lambda self: self.client_open)
@@ -373,6 +380,62 @@ class EveryOrder(RuleBasedStateMachine):
         self.stage.lose(upstream)
         assert upstream.exchanges == {}
 
+    # what is rare gets more than its share: a request with a hedge, or with an answer that is held back or dropped
+
+    def hedged(self) -> list[Exchange]:
+        return [one for one in self.running() if one.care is not None and one.care.hedge is not None]
+
+    def heard(self) -> list[Exchange]:
+        return [one for one in self.running() if one.care is not None and one.care.heard]
+
+    @precondition(lambda self: self.hedged())
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["wins", "loses", "first lost", "first refused", "nowhere", "cancelled", "overtakes"]),
+    )
+    def a_hedge_meets(self, data, what) -> None:
+        exchange = data.draw(st.sampled_from(self.hedged()))
+        hedge = exchange.care.hedge
+        if what == "nowhere":
+            self.stage.update(endpoints=())
+        elif what == "cancelled":
+            self.client_open.discard(exchange.stream)
+            self.stage.codec.gone(exchange.stream)
+            self.stage.downstream.handle([Reset(exchange.stream, 8, False, "cancelled")])
+        elif what in ("wins", "overtakes"):
+            if what == "overtakes" and exchange.upstream is not None:
+                self.stage.update(endpoints=())
+                self.try_meets(exchange, "refused")
+            if hedge.upstream is not None:
+                self.heads.add((hedge.upstream, hedge.up_stream))
+                self.stage.hear(hedge.upstream, Response(hedge.up_stream, Head.response(200), True))
+        elif exchange.upstream is not None:
+            self.try_meets(exchange, {"loses": "answered", "first lost": "lost"}.get(what, "refused"))
+
+    @precondition(lambda self: self.heard())
+    @rule(data=st.data(), what=st.sampled_from(["lost", "refused", "reset", "late", "ended"]))
+    def an_answer_kept_back_meets(self, data, what) -> None:
+        self.try_meets(data.draw(st.sampled_from(self.heard())), what)
+
+    def try_meets(self, exchange: Exchange, what: str) -> None:
+        upstream, stream = exchange.upstream, exchange.up_stream
+        if what == "lost":
+            self.stage.lose(upstream)
+        elif what == "late":
+            self.stage.pass_time(0.05, TICK)
+        elif what == "ended":
+            self.response_bytes[upstream, stream] += 5
+            self.stage.hear(upstream, Data(stream, b"y" * 5, True))
+        elif what == "answered":
+            if (upstream, stream) not in self.heads:
+                self.heads.add((upstream, stream))
+                self.stage.hear(upstream, Response(stream, Head.response(503), False))
+        else:
+            told = exchange.care.held_head is not None and exchange.care.hedge is None
+            upstream.leg.codec.gone(stream)
+            upstream.handle([Reset(stream, 7, what == "refused", "reset")])
+            assert exchange.state is DONE or not told, "sent again as unseen though it was answered"
+
     # the control plane
 
     @rule(data=st.data(), what=st.sampled_from(["traffic", "endpoints", "timeouts"]))
@@ -390,7 +453,7 @@ class EveryOrder(RuleBasedStateMachine):
     @rule(known=st.booleans())
     def name_is_told(self, known) -> None:
         name = self.stage.asked_for.pop()
-        self.stage.directory.apply(name, Service(name, addresses(300, 1)) if known else None)
+        self.stage.directory.apply(name, Service(name, addresses(300, 1), traffic=LIMITED) if known else None)
 
     # congestion and time
 
@@ -448,7 +511,8 @@ class EveryOrder(RuleBasedStateMachine):
             assert one.state is not DONE
             assert (one.upstream is not None) == (one.state in (SENT, ANSWERING))
             assert (one.queue is not None) == (one.state is QUEUED)
-            assert now <= one.deadline + TICK + 1e-6, "a deadline was overrun"
+            deadline = min(one.deadline, self.everything.get(one, NEVER))
+            assert now <= deadline + TICK + 1e-6, "a deadline was overrun"
             if one.state in (QUEUED, HELD) or one.deadline < NEVER:
                 assert one in one.slot
         assert len(stage.deadlines) <= len(running) + len(copies)
@@ -488,6 +552,7 @@ class EveryOrder(RuleBasedStateMachine):
         for exchange in self.everything:
             assert exchange.state is DONE
             assert exchange.owed_request == exchange.owed_response == 0
+            assert exchange.care is None or not exchange.care.withdrawn
         for endpoint in self.endpoints:
             assert endpoint.load.pending == 0
             assert endpoint.retired or endpoint.circuit.state is not CircuitState.HALF_OPEN
@@ -495,7 +560,7 @@ class EveryOrder(RuleBasedStateMachine):
 
 
 EveryOrder.TestCase.settings = settings(
-    max_examples=250, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=700, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -1,0 +1,96 @@
+"""The head that an endpoint gets: the time that is left, the marks of proxies, and nothing else that is new."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.model.config import Timeouts
+from mesh.proxy.outgoing import GRPC_TIMEOUT, ORIGINAL, TIMEOUT
+from mesh.proxy.retry import grpc_timeout
+from mesh.wire.codec import Response
+from mesh.wire.head import Head
+from tests.proxy.playbook import OK, Stage
+
+
+def sent(play: Stage, **ask) -> Head:
+    """The head that the first connection gets for a request."""
+    exchange = play.ask(**ask)
+    return exchange.upstream.leg.codec.heads[exchange.up_stream]
+
+
+@pytest.mark.parametrize("client", ["http1", "http2"])
+def test_a_head_that_needs_nothing_is_the_clients_own(client: str) -> None:
+    """The very object: nothing is copied."""
+    play = Stage(connected=False, client=client)
+    play.connect(codec=client)
+    exchange = play.ask()
+    assert exchange.upstream.leg.codec.heads[1] is exchange.head
+
+
+@pytest.mark.parametrize(
+    ("outbound", "meshed", "told"), [(True, True, True), (True, False, False), (False, False, True)]
+)
+def test_proxies_and_applications_beside_them_are_told_the_time_that_is_left(
+    outbound: bool, meshed: bool, told: bool
+) -> None:
+    """In whole milliseconds, rounded down; others are not bothered."""
+    play = Stage(outbound=outbound, meshed=meshed, timeouts=Timeouts(request=1.5))
+    assert sent(play).get(TIMEOUT) == (b"1500" if told else None)
+
+
+def test_the_time_that_was_spent_waiting_is_gone() -> None:
+    """A request that was queued for a second has a second less."""
+    play = Stage(connected=False, meshed=True, timeouts=Timeouts(request=2.0))
+    play.ask()
+    play.pass_time(1.0)
+    assert play.connect().leg.codec.heads[1].get(TIMEOUT) == b"1000"
+
+
+def test_a_clients_own_time_is_passed_on_as_it_is_now() -> None:
+    """Also to endpoints that are not meshed, once, and never longer than the service's."""
+    play = Stage(timeouts=Timeouts(request=1.0))
+    head = sent(play, fields=[(TIMEOUT, b"5000")])
+    assert head.get_all(TIMEOUT) == [b"1000"]
+
+
+def test_a_grpc_timeout_is_shortened_for_everybody() -> None:
+    """It is part of the protocol, whoever the endpoint is; the client's own head stays."""
+    play = Stage(timeouts=Timeouts(request=1.0))
+    head = sent(play, grpc=True, fields=[(GRPC_TIMEOUT, b"5S")])
+    (value,) = head.get_all(GRPC_TIMEOUT)
+    assert 0.99 < grpc_timeout(value) <= 1.0
+    assert grpc_timeout(sent(play, grpc=True).get(GRPC_TIMEOUT)) <= 1.0
+    assert sent(play).get(GRPC_TIMEOUT) is None
+
+
+@pytest.mark.parametrize("value", [b"0n", b"99999999H"])
+def test_the_ends_of_time_can_be_said(value: bytes) -> None:
+    """Nothing left, and more than anybody has: both are fields that the next proxy can read."""
+    head = sent(Stage(meshed=True), grpc=True, fields=[(GRPC_TIMEOUT, value)])
+    assert grpc_timeout(head.get(GRPC_TIMEOUT)) is not None
+    assert head.get(TIMEOUT) == (b"0" if value == b"0n" else b"999999999")
+
+
+def test_http1_in_http2_between_proxies_is_marked() -> None:
+    """A client of HTTP/1.1, a meshed endpoint: HTTP/2, with a mark that replaces any of the client's."""
+    play = Stage(connected=False, client="http1", meshed=True)
+    play.ask(fields=[(ORIGINAL, b"http2")])
+    up = play.connect()
+    assert up.http2
+    assert up.leg.codec.heads[1].get_all(ORIGINAL) == [b"http1"]
+
+
+def test_the_mark_is_taken_off_beside_the_application() -> None:
+    """Which is spoken to in HTTP/1.1 again."""
+    play = Stage(connected=False, outbound=False)
+    play.ask(fields=[(ORIGINAL, b"http1")])
+    up = play.connect()
+    assert not up.http2
+    assert up.leg.codec.heads[1].get(ORIGINAL) is None
+    play.hear(up, Response(1, OK, True))
+    assert [one.key.protocol for one in play.reports.series] == ["http1"]
+
+
+def test_a_mark_that_a_client_made_up_goes_no_further() -> None:
+    """It speaks HTTP/2: the other side would take it for HTTP/1.1."""
+    assert sent(Stage(meshed=True), fields=[(ORIGINAL, b"http1")]).get(ORIGINAL) is None
