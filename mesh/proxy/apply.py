@@ -36,9 +36,12 @@ def problem_with(service: Service) -> str | None:
         if not value >= 0:  # nor is it NaN
             return f"timeouts.{name}: {value} is not a time of 0 s or more"
     try:
-        Plan(service, True, None, 0.0)
+        for outbound in (True, False):  # at the caller's and beside the application: not the same parts are compiled
+            Plan(service, outbound, None, 0.0)
     except re.error as exc:
         return f"traffic: {exc.pattern!r:.80} is no regular expression: {exc}"
+    except (OverflowError, RecursionError):
+        return "traffic: a regular expression is nested too deeply, or repeats too often"
     return None
 
 

@@ -74,8 +74,8 @@ class Directory:
         ]
 
     def named(self, name: str) -> Cluster:
-        """The cluster of a service that a route names. Raises NotAnAuthority or Loop for what is no name, or none of the
-        mesh: a route does not lead out of it."""
+        """The cluster of a service that a route names. Raises NotAnAuthority or Loop for what is no name, or none of
+        the mesh: a route does not lead out of it."""
         cluster = self.services.get(name)
         if cluster is None:
             if name in self._unknown:

@@ -21,7 +21,7 @@ from tests.end_to_end.scale import DRAIN_SECONDS, FULL
 from tests.end_to_end.sidecar import Sidecar, Starter, service, wait_until
 from tests.end_to_end.tcp_server import TcpServer, read_head, read_until_eof, serving
 
-pytestmark = pytest.mark.timeout(120 if FULL else 120)
+pytestmark = pytest.mark.timeout(120)
 
 SECONDS = 30
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -103,8 +103,8 @@ def test_deadline_of_the_client(calls: grpc.Channel, method: str) -> None:
 
 
 def test_deadline_of_the_policy(sidecar: Sidecar) -> None:
-    """A request timeout of the TrafficPolicy is DEADLINE_EXCEEDED though the client allows more. The server is told too,
-    and may be the one that says so."""
+    """A request timeout of the TrafficPolicy is DEADLINE_EXCEEDED though the client allows more. The server is told
+    too, and may be the one that says so."""
     began = time.monotonic()
     with channel(sidecar.ports["hasty"]) as opened, pytest.raises(grpc.RpcError) as caught:
         stub(opened, "Hold")(b"", timeout=SECONDS)

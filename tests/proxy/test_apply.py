@@ -6,7 +6,17 @@ import pytest
 
 from mesh.model.config import Endpoint, Service, Timeouts
 from mesh.model.push import ServiceUpdate
+from mesh.model.traffic import FieldMatch, Injection, Match, PathKind, PathMatch, RateLimit, Route, Traffic
 from mesh.proxy.apply import ENDPOINTS_MOST, WEIGHT_MOST, Apply, problem_with
+
+ROUTED = Service("votes", traffic=Traffic(routed=True, routes=(Route("bad", Match(PathMatch("(", PathKind.REGEX))),)))
+HEADER = Match(headers=(FieldMatch("x-user", "a**", regex=True),))
+BAD_PATTERNS = [
+    (ROUTED, "'('"),
+    (Service("votes", traffic=Traffic(routed=True, routes=(Route("bad", HEADER),))), "'a**'"),
+    (Service("votes", traffic=Traffic(faults=(Injection(match=HEADER),))), "'a**'"),
+    (Service("votes", traffic=Traffic(rate_limits=(RateLimit(1.0, match=HEADER),))), "'a**'"),
+]
 
 
 class Directory:
@@ -31,6 +41,7 @@ BAD = [
     (Service("votes", timeouts=Timeouts(connect=-1)), "timeouts.connect"),
     (Service("votes", timeouts=Timeouts(request=-0.1)), "timeouts.request"),
     (Service("votes", timeouts=Timeouts(idle=-1)), "timeouts.idle"),
+    (Service("votes", timeouts=Timeouts(backend_request=-1)), "timeouts.backend_request"),
     (Service("votes", timeouts=Timeouts(request=float("nan"))), "timeouts.request"),
     (Service("votes", tuple(Endpoint(f"10.0.0.1:{n}") for n in range(ENDPOINTS_MOST + 1))), "endpoints: 10001"),
 ]
@@ -58,6 +69,27 @@ def test_a_bad_update_changes_nothing(service: Service, field: str) -> None:
     assert field in reason
     assert directory.applied == []
     assert (apply.applied, apply.refused) == (0, 1)
+
+
+@pytest.mark.parametrize(("service", "pattern"), BAD_PATTERNS)
+def test_what_is_no_regular_expression_is_refused_by_its_text(service: Service, pattern: str) -> None:
+    """In routes, faults and limits; what was in force stays so."""
+    directory = Directory()
+    reason = Apply(directory).apply(ServiceUpdate("votes", 7, service))
+    assert reason is not None
+    assert reason.startswith("traffic: ")
+    assert f"{pattern} is no regular expression" in reason
+    assert directory.applied == []
+
+
+@pytest.mark.parametrize("pattern", ["(" * 10_000, "[" + "x" * 10_000, "a{99999999999999999999}"])
+def test_a_problem_is_short_whatever_the_pattern(pattern: str) -> None:
+    """Neither are thousands of its characters sent back, nor does it bring the compiler down."""
+    route = Route("bad", Match(PathMatch(pattern, PathKind.REGEX)))
+    reason = problem_with(Service("votes", traffic=Traffic(routed=True, routes=(route,))))
+    assert reason is not None
+    assert "regular expression" in reason
+    assert len(reason) < 300
 
 
 @pytest.mark.parametrize("service", [GOOD, None])

@@ -254,6 +254,16 @@ def test_a_client_can_shorten_its_time_only(field: tuple[bytes, bytes], grpc: bo
 
 # --- waiting ----------------------------------------------------------------------------
 
+@pytest.mark.parametrize("governed", [False, True])
+@pytest.mark.parametrize("grpc", [False, True])
+def test_whose_time_is_up_is_not_sent(grpc: bool, governed: bool) -> None:
+    """It is answered at once, and no endpoint begins to work for it."""
+    play = Stage(traffic=Traffic(rate_limits=(RateLimit(100),)) if governed else Traffic())
+    field = (b"grpc-timeout", b"0n") if grpc else (b"conduit-timeout-ms", b"0")
+    assert play.ask(grpc=grpc, fields=[field]) is None
+    assert errors(play) == [(200 if grpc else 504, 4 if grpc else -1, "expired", "timeout")]
+    assert play.asked() == []
+
 
 def test_who_waits_for_the_first_word_about_a_service_learns_its_policy() -> None:
     """The limits count once, when they are known."""

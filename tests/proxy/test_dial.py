@@ -76,6 +76,7 @@ async def test_refused_names_the_cause(refusing: str) -> None:
         await dial(refusing, **QUICK)
     assert caught.value.kind is Reason.CONNECT_FAILED
     assert caught.value.peer == refusing
+    assert not caught.value.silent, "it has said something"
 
 
 async def test_silence_is_a_deadline(autojump_clock) -> None:
@@ -91,6 +92,7 @@ async def test_silence_is_a_deadline(autojump_clock) -> None:
         with pytest.raises(ConnectFailed, match=r"connect took over 0\.2 s") as caught:
             await dial(address, connect_timeout=0.2, handshake_timeout=1.0)
         assert caught.value.kind is Reason.CONNECT_FAILED
+        assert caught.value.silent
         for one in kept:
             one.close()
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 
 from mesh.model.config import Endpoint, Service, Timeouts
+from mesh.model.traffic import Backend, Mirror, RateLimit, Retry, Traffic
+from mesh.model.traffic import Route as TrafficRoute
+from mesh.proxy.cluster import Cluster
+from mesh.proxy.dial import ConnectFailed
 from mesh.proxy.directory import NAMES, Loop, NotAnAuthority
 from mesh.proxy.exchange import NEVER
+from mesh.proxy.report import EndpointState
+from mesh.proxy.rescue import Reason
 from mesh.wire.head import Head
+from tests.proxy.playbook import Stage, addresses
 
 
 class Asking:
@@ -199,3 +206,115 @@ async def test_an_application_can_say_one_name_in_many_spellings(parts) -> None:
     for port in range(1, NAMES + 100):
         assert parts.directory.resolve(b"votes:%d" % port, b"http") is cluster
     assert parts.directory.resolve(b"votes:1", b"http") is cluster
+
+
+# --- routes and policies ----------------------------------------------------------------
+
+
+def test_a_route_finds_services_as_an_application_would() -> None:
+    """Known ones at once; others are asked for, once."""
+    stage = Stage(connected=False, others={"votes-v2": 1})
+    assert stage.directory.named("votes-v2") is stage.directory.services["votes-v2"]
+    assert stage.asked_for == []
+    found = stage.directory.named("votes-v3.demo")
+    assert stage.directory.named("votes-v3.demo") is found
+    assert not found.configured
+    assert stage.asked_for == ["votes-v3.demo"]
+
+
+@pytest.mark.parametrize("name", ["", "user@votes", "votes:x"])
+async def test_a_route_to_what_is_no_name_is_refused(parts, name: str) -> None:
+    """The one that follows it answers 500."""
+    with pytest.raises(NotAnAuthority):
+        parts.directory.named(name)
+
+
+def led(stage: Stage, service: str = "votes-v2", mirror: str = "") -> None:
+    """All requests for `votes` go to that one."""
+    route = TrafficRoute("r/0", backends=(Backend(service),), mirrors=(Mirror(mirror),) if mirror else ())
+    stage.update(traffic=Traffic(routed=True, routes=(route,)))
+
+
+def test_a_backend_that_turns_out_to_be_unknown_is_an_error() -> None:
+    """What waits for it, and what comes later, is told so: a route does not lead out of the mesh."""
+    stage = Stage(connected=False)
+    led(stage)
+    assert stage.ask() is not None
+    assert stage.asked_for == ["votes-v2"]
+    assert stage.said() == []
+    stage.directory.apply("votes-v2", None)
+    first = stage.said()
+    assert stage.ask() is None
+    second = stage.said()
+    for said in (first, second):
+        assert said[0][0] == "response"
+        assert said[0][2] == 500
+        assert b"votes-v2 is no service of the mesh" in said[1][2]
+    assert stage.directory.outside == {}
+    stage.directory.apply("votes-v2", Service("votes-v2", addresses(7, 1)))
+    assert stage.ask().endpoint.address == "10.0.0.7:80", "it has come"
+
+
+def test_a_mirror_to_what_is_unknown_is_dropped() -> None:
+    """Those that wait and those that come later; the request itself goes on."""
+    stage = Stage(connected=False)
+    led(stage, "votes", mirror="nobody")
+    assert stage.ask().endpoint is stage.endpoints[0]
+    stage.directory.apply("nobody", None)
+    assert stage.ask().endpoint is stage.endpoints[0]
+    assert stage.tallies("mirrored") == {"failed": 2}
+    assert stage.said() == []
+
+
+def test_policies_reach_the_inbound_cluster_of_that_name() -> None:
+    """Its endpoint stays the application beside us, and nobody is dialled for it outside."""
+    stage = Stage(connected=False)
+    application = Cluster(stage.directory.shared, Service("words", addresses(50, 1)), outbound=False)
+    stage.directory.host_inbound(application)
+    limits = Traffic(rate_limits=(RateLimit(1.0),))
+    stage.directory.apply("words", Service("words", addresses(60, 3), traffic=limits))
+    assert application.plan.rates is not None
+    assert [one.address for one in application.endpoints] == ["10.0.0.50:80"]
+    assert "words" not in stage.directory.services
+    assert [one.service for one in stage.directory.states()] == ["votes"]
+
+
+def test_a_service_of_ours_that_is_called_here_too_is_known_already() -> None:
+    """The control plane has told of it for the application's sake, and would not tell it again."""
+    stage = Stage(connected=False)
+    stage.directory.host_inbound(
+        Cluster(stage.directory.shared, Service("words", addresses(50, 1)), outbound=False)
+    )
+    stage.directory.apply("words", Service("words", addresses(60, 3)))
+    stage.directory.apply("words", Service("words", addresses(60, 2)))
+    found = stage.directory.resolve(b"words", b"http")
+    assert found.configured
+    assert [one.address for one in found.endpoints] == ["10.0.0.60:80", "10.0.0.61:80"]
+    assert stage.asked_for == []
+    stage.directory.apply("words", Service("words", addresses(70, 1), traffic=Traffic(retry=Retry())))
+    assert [one.address for one in found.endpoints] == ["10.0.0.70:80"]
+    assert stage.directory.resolve(b"words", b"http") is found
+
+
+def test_a_service_of_ours_that_left_the_mesh_is_not_remembered() -> None:
+    """Nor called at the addresses that it had."""
+    stage = Stage(connected=False)
+    stage.directory.host_inbound(
+        Cluster(stage.directory.shared, Service("words", addresses(50, 1)), outbound=False)
+    )
+    stage.directory.apply("words", Service("words", addresses(60, 3)))
+    stage.directory.apply("words", None)
+    assert [one.address for one in stage.directory.resolve(b"words", b"http").endpoints] == ["words:80"]
+
+
+def test_states_are_those_of_services_that_were_asked_for() -> None:
+    """What /metrics shows: service, workload, address, state."""
+    stage = Stage(connected=False)
+    spec = Endpoint("10.0.0.1:80", workload="votes-v1-0")
+    stage.update(endpoints=(spec, *addresses(2, 1)))
+    stage.directory.resolve(b"10.9.9.9:80", b"http")
+    stage.endpoints[0].mark_down(ConnectFailed(Reason.CONNECT_FAILED, "Connection refused", ""), stage.now)
+    assert stage.reports.states() == [
+        EndpointState("votes", "votes-v1-0", "10.0.0.1:80", "down"),
+        EndpointState("votes", "", "10.0.0.2:80", "in_use"),
+    ]

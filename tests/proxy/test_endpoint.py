@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+
+import msgspec
 import pytest
 import trio
 
 from mesh.model.config import Endpoint as EndpointSpec
 from mesh.model.config import Protocol, Service, Timeouts
-from tests.proxy.asking import Asking, http1_server, http2_server, pending
+from mesh.model.traffic import HealthCheck, HealthKind, Traffic
+from mesh.proxy.cluster import Cluster
+from tests.proxy.asking import Asking, http1_server, http2_server, pending, silent
+from tests.proxy.playbook import Stage
 
 
 async def test_an_http1_connection_is_dialled_once_and_reused(proxy_parts, serve, until) -> None:
@@ -233,3 +240,195 @@ async def test_a_retired_endpoints_queue_goes_to_the_others(proxy_parts, serve, 
     assert old.load.pending == 0
     assert not old.queue
     assert pending(cluster) == 0
+
+
+# --- meshed endpoints -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("meshed", "outbound", "protocol", "client", "upgrade", "expected"),
+    [
+        (True, True, Protocol.DETECT, "http1", False, True),
+        (True, True, Protocol.DETECT, "http2", False, True),
+        (True, True, Protocol.HTTP1, "http1", False, True),
+        (True, True, Protocol.DETECT, "http1", True, False),
+        (True, True, Protocol.HTTP2, "http1", True, False),
+        (True, False, Protocol.DETECT, "http1", False, False),
+        (False, True, Protocol.DETECT, "http1", False, False),
+        (False, True, Protocol.DETECT, "http2", False, True),
+        (False, True, Protocol.HTTP2, "http1", False, True),
+        (False, True, Protocol.HTTP1, "http2", False, False),
+    ],
+)
+def test_what_an_endpoint_is_spoken_to_in(
+    meshed: bool, outbound: bool, protocol: Protocol, client: str, upgrade: bool, expected: bool
+) -> None:
+    """HTTP/2 to a proxy of ours, but for what becomes another protocol; else as the service says, else as the client
+    does. Beside an application nothing is a proxy."""
+    stage = Stage(connected=False, meshed=meshed, outbound=outbound, protocol=protocol, client=client)
+    fields = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")] if upgrade else []
+    exchange = stage.ask(fields=fields)
+    assert exchange.head.upgrade is upgrade
+    (endpoint,) = stage.endpoints
+    assert endpoint.speaks_http2(exchange) is expected
+    assert endpoint.to_dial == [expected]
+
+
+async def test_http1_clients_share_a_connection_to_a_meshed_endpoint(proxy_parts, serve, until) -> None:
+    """Five requests made in HTTP/1.1 at once, on one connection."""
+    parts = await proxy_parts()
+    seen: list[int] = []
+    gate = trio.Event()
+    cluster = parts.service("votes")
+    cluster.update(Service("votes", (EndpointSpec(await serve(http2_server(seen, gate)), meshed=True),)))
+    all_of = [Asking(parts, cluster) for _ in range(5)]
+    await until(lambda: len(seen) == 5)
+    assert set(seen) == {1}
+    gate.set()
+    await until(lambda: all(one.over for one in all_of))
+    assert {one.status for one in all_of} == {200}
+
+
+# --- connects that time out -------------------------------------------------------------
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[str, list[socket.socket]]]:
+    """The address of a listener whose accept queue is full, so that it drops who comes; and what to close it with."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        kept = [socket.socket() for _ in range(3)]
+        for one in kept:
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}", [listener, *kept]
+        for one in kept:
+            one.close()
+
+
+@pytest.mark.parametrize("protocol", [Protocol.HTTP1, Protocol.HTTP2])
+async def test_a_connect_that_times_out_is_tried_again(proxy_parts, full, until, protocol: Protocol) -> None:
+    """Where there is no other endpoint: a packet may have been lost. As often as `connect_attempts` says, no more."""
+    parts = await proxy_parts(connect_attempts=3, pending_timeout=300.0)
+    cluster = parts.service("votes", full[0], protocol=protocol, timeouts=Timeouts(connect=0.05))
+    both = [Asking(parts, cluster) for _ in range(2)]
+    await until(lambda: all(one.over for one in both))
+    for asking in both:
+        assert b"conduit-error: connect_failed" in asking.answer
+        assert b"connect took over 0.05 s" in asking.answer
+    assert parts.reports.refusals[("connect_failed", "votes")] >= 3
+    assert pending(cluster) == 0
+    await until(lambda: cluster.endpoints[0].dialling == 0)
+    assert not cluster.endpoints[0].queue
+
+
+async def test_a_connect_that_is_tried_again_may_succeed(proxy_parts, full, until) -> None:
+    """The client notices nothing of an accept queue that was full for a moment."""
+    parts = await proxy_parts(pending_timeout=300.0, connect_attempts=300)
+    address, (listener, *kept) = full
+    cluster = parts.service("votes", address, timeouts=Timeouts(connect=0.2))
+    asking = Asking(parts, cluster)
+    await until(lambda: parts.reports.refusals)
+    listener.setblocking(False)
+    for one in kept:
+        one.close()
+    server = trio.socket.from_stdlib_socket(listener)
+
+    async def accept() -> None:
+        while True:
+            sock, _ = await server.accept()
+            parts.nursery.start_soon(http1_server(), trio.SocketStream(sock))
+
+    parts.nursery.start_soon(accept)
+    await until(lambda: asking.over)
+    assert asking.status == 200
+    parts.nursery.cancel_scope.cancel()
+
+
+async def test_a_refused_connect_is_not_tried_again(proxy_parts, refusing, until) -> None:
+    """Where there is no other endpoint: it has said no."""
+    parts = await proxy_parts(connect_attempts=3)
+    cluster = parts.service("votes", refusing)
+    asking = Asking(parts, cluster)
+    await until(lambda: asking.over)
+    assert parts.reports.refusals == {("connect_failed", "votes"): 1}
+
+
+# --- health checks ----------------------------------------------------------------------
+
+CHECKED = Traffic(health=HealthCheck(HealthKind.TCP, interval=0.01, timeout=5.0, unhealthy=1, healthy=1))
+
+
+def checks(cluster: Cluster) -> list[trio.lowlevel.Task]:
+    """The tasks that check endpoints."""
+    if cluster.nursery is None:
+        return []
+    return [
+        task
+        for endpoint in cluster.nursery.child_tasks
+        for nursery in endpoint.child_nurseries
+        for task in nursery.child_tasks
+        if task.name == "health check"
+    ]
+
+
+async def test_checks_run_as_long_as_policy_asks_for_them(proxy_parts, serve, refusing, until) -> None:
+    """Without a request: who refuses is left out. A policy that changes has one task still; gone, none is left."""
+    parts = await proxy_parts()
+    good = await serve(silent)
+    cluster = parts.service("votes", refusing, good)
+    assert not checks(cluster)
+    cluster.update(msgspec.structs.replace(cluster.spec, traffic=CHECKED))
+    bad = cluster.endpoints[0]
+    await until(lambda: not bad.healthy)
+    assert [one.address for one in cluster.balancer.endpoints] == [good]
+    assert bad.condition(0.0) == "unhealthy (Connection refused)"
+    assert len(checks(cluster)) == 2
+    before = bad.health
+    cluster.update(msgspec.structs.replace(cluster.spec, endpoints=(*cluster.spec.endpoints, EndpointSpec("[::1]:1"))))
+    assert bad.health is before, "the policy is the same"
+    await until(lambda: len(checks(cluster)) == 3)
+    slower = Traffic(health=HealthCheck(HealthKind.TCP, interval=300.0))
+    cluster.update(msgspec.structs.replace(cluster.spec, traffic=slower))
+    assert bad.health is not before
+    assert bad.healthy
+    assert bad in cluster.balancer.endpoints
+    await until(lambda: len(checks(cluster)) == 3)
+    assert not any(task for task in checks(cluster) if task.name != "health check")
+    cluster.update(msgspec.structs.replace(cluster.spec, traffic=Traffic()))
+    await until(lambda: not checks(cluster))
+    assert bad.health is None
+
+
+async def test_an_endpoint_that_recovers_is_used_again(proxy_parts, until) -> None:
+    """Checks find it well, and its share begins anew."""
+    parts = await proxy_parts()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        cluster = parts.service("votes")
+        cluster.update(Service("votes", (EndpointSpec(address),), traffic=CHECKED))
+        (endpoint,) = cluster.endpoints
+        await until(lambda: not endpoint.healthy)
+        ill = endpoint.load.since
+        listener.listen(100)
+        await until(lambda: endpoint.healthy)
+        assert endpoint.load.since > ill
+        cluster.retire()
+        await until(lambda: not cluster.nursery.child_tasks)
+
+
+@pytest.mark.parametrize("how", ["leaves", "retired"])
+async def test_no_check_outlives_its_endpoint(proxy_parts, serve, until, how: str) -> None:
+    """An endpoint that left, or whose service did, is asked nothing any more, and its tasks are gone."""
+    parts = await proxy_parts()
+    cluster = parts.service("votes")
+    cluster.update(Service("votes", (EndpointSpec(await serve(silent)),), traffic=CHECKED))
+    await until(lambda: len(checks(cluster)) == 1)
+    if how == "leaves":
+        cluster.update(Service("votes", (), traffic=CHECKED))
+    else:
+        cluster.retire()
+    parts.reactor.settle()
+    await until(lambda: not cluster.nursery.child_tasks)
