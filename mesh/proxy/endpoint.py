@@ -15,7 +15,7 @@ from mesh.proxy.balance import Load, Loaded
 from mesh.proxy.breaker import Circuit, CircuitState
 from mesh.proxy.dial import ConnectFailed, dial
 from mesh.proxy.reactor import Channel
-from mesh.proxy.report import Scope
+from mesh.proxy.report import FAILING_GRPC, Scope
 from mesh.proxy.rescue import Reason
 from mesh.proxy.supervise import contained, serve_channel
 from mesh.proxy.upstream import Upstream
@@ -138,6 +138,13 @@ class Endpoint(Loaded):
         if self.circuit.failed(now, cause):
             self.probing = None
             self.cluster.eject(self, now)
+
+    def judge_grpc(self, exchange: Exchange, code: int, now: float) -> None:
+        """It has answered a gRPC call with this status."""
+        if code in FAILING_GRPC:
+            self.failed(exchange, f"grpc-status {code}", now)
+        else:
+            self.succeeded(exchange, now)
 
     def unjudged(self, now: float) -> None:
         """The request that was to try it ended without saying anything about it: the next one tries it."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mesh.proxy import outgoing, rescue, taps
 from mesh.proxy.again import NEVER_ARRIVED, attempts_after_reset, has_untried
 from mesh.proxy.deadlines import Expiring
-from mesh.proxy.report import FAILING_GRPC, grpc_code
+from mesh.proxy.report import grpc_code
 from mesh.proxy.rescue import Answer, Reason
 from mesh.wire.codec import CANCEL, NO_ERROR
 from mesh.wire.head import Field, Head, UnsendableHead
@@ -262,21 +262,13 @@ class Exchange:
             if not self.is_grpc:
                 endpoint.succeeded(self, now)
             elif end:
-                self._judge(grpc_code(head.get(b"grpc-status")), now)
+                endpoint.judge_grpc(self, grpc_code(head.get(b"grpc-status")), now)
         care = self.care
         if care is not None:
             if care.answered(self, head, end, now):
                 return
             head = care.response_head(head)
         self.respond(head, end, now)
-
-    def _judge(self, code: int, now: float) -> None:
-        endpoint = self.endpoint
-        assert endpoint is not None
-        if code in FAILING_GRPC:
-            endpoint.failed(self, f"grpc-status {code}", now)
-        else:
-            endpoint.succeeded(self, now)
 
     def respond(self, head: Head, end: bool, now: float) -> None:
         """The client gets this head."""
@@ -294,6 +286,9 @@ class Exchange:
         leg.channel.mark()
         if status == 101 or (self.head.method == b"CONNECT" and 200 <= status < 300):
             self.tunnel = self.request_open = True
+            self.deadline = NEVER  # what follows is a conversation: only its silence ends it
+            if self.care is not None:
+                self.care.try_until = NEVER
         if self.is_grpc and end:
             self.grpc_status = grpc_code(head.get(b"grpc-status"))
         if self.watchers:
@@ -330,7 +325,8 @@ class Exchange:
         code = -1
         if self.is_grpc:
             code = grpc_code(dict(fields).get(b"grpc-status"))
-            self._judge(code, now)
+            assert self.endpoint is not None
+            self.endpoint.judge_grpc(self, code, now)
             if self.state is SENT and self.care is not None and self.care.wants_again(self, code, fields, now):
                 return
         if self.state is not ANSWERING:

@@ -122,7 +122,7 @@ def test_one_of_five_hangs(sidecar: Sidecar, webs: dict[str, Web], tmp_path: Pat
     later = [line for line in lines if line.at >= 1.0]
     print(f"{requests} requests, {bad.count()} of them to the endpoint that hangs; {share_of(200, later):.4f} good")
     assert share_of(200, later) >= 0.999
-    assert 3 <= bad.count() < requests / 20
+    assert 3 <= bad.count() < requests / (20 if FULL else 7)  # a fifth of them would be its share
     assert min(counts(*good)) > requests / 10
 
     bad.always(Order())

@@ -237,6 +237,18 @@ def test_a_tunnel_ends_when_both_sides_have(client_first: bool) -> None:
     assert stage.up.leg.codec.acknowledged[1] == 3
 
 
+def test_a_tunnel_outlives_the_times_of_a_request() -> None:
+    """Once it is a conversation neither the request's timeout nor that of a try ends it."""
+    stage = Stage(timeouts=Timeouts(request=1.0, backend_request=0.5))
+    stage.downstream.handle([Request(1, Head.request(b"CONNECT", b"", authority=b"votes:80"), False)])
+    stage.answer(Response(1, Head.response(200), False))
+    stage.pass_time(5.0)
+    assert stage.outcomes() == []
+    stage.answer(Data(1, b"y", True))
+    stage.downstream.handle([Data(1, b"", True)])
+    assert stage.outcomes() == [("completed", 200, "")]
+
+
 @pytest.mark.parametrize("state", [QUEUED, SENT, ANSWERING])
 def test_a_client_that_resets_takes_the_upstream_with_it(state: State) -> None:
     """The upstream's stream is reset in the same step; nothing more is said to the client."""
