@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import trio
 
-from mesh.model.config import Endpoint as EndpointSpec
 from mesh.model.config import Protocol, Service
 from mesh.model.limits import Limits
 from mesh.proxy.balance import Balancer
@@ -33,7 +32,10 @@ if TYPE_CHECKING:
     from mesh.proxy.exchange import Exchange
     from mesh.proxy.mirror import Mirror
 
-CLOSED, OPEN = CircuitState.CLOSED, CircuitState.OPEN
+CLOSED, OPEN, HALF_OPEN = CircuitState
+PROBE_SECONDS = 10.0
+"""After which a probe is judged by whether its answer has begun: a stream, or a request without a deadline, may take
+hours."""
 
 
 class Shared(NamedTuple):
@@ -78,7 +80,7 @@ class Cluster:
         self.configured = configured
         self.waiting: dict[Exchange, None] = {}
         self.endpoints: list[Endpoint] = []
-        self.by_address: dict[EndpointSpec, Endpoint] = {}
+        self.by_address: dict[tuple[str, str, str, bool], Endpoint] = {}
         self.next_up = float("inf")
         self.nursery: trio.Nursery | None = None
         self.to_start: list[Endpoint] = []
@@ -108,7 +110,12 @@ class Cluster:
         self.request_timeout = spec.timeouts.request
         self.http2 = None if spec.protocol is Protocol.DETECT else spec.protocol is Protocol.HTTP2
         old = self.by_address
-        self.by_address = {one: old.get(one) or Endpoint(self, one, now) for one in spec.endpoints}
+        self.by_address = {}
+        for one in spec.endpoints:
+            known = old.get(identity := (one.address, one.identity, one.workload, one.meshed))
+            if known is not None:
+                known.follow(one)
+            self.by_address[identity] = known or Endpoint(self, one, now)
         self.endpoints = list(self.by_address.values())
         for endpoint in self.endpoints:
             endpoint.check()  # before who is fit is asked: what earlier checks found does not outlive their policy
@@ -144,13 +151,16 @@ class Cluster:
         self.probes = []
         taking = self._taking()
         for endpoint in taking:
+            if endpoint.circuit.state is HALF_OPEN and now >= endpoint.probed_at + PROBE_SECONDS:
+                endpoint.judge_probe(now)
             circuit = endpoint.circuit
             if endpoint.down_until > now:
                 soon = min(soon, endpoint.down_until)
-            elif circuit.state is not CLOSED:
+            elif circuit.state is HALF_OPEN:
+                soon = min(soon, endpoint.probed_at + PROBE_SECONDS)
+            elif circuit.state is OPEN:
                 if not circuit.due(now):
-                    if circuit.state is OPEN:
-                        soon = min(soon, circuit.opened_until)
+                    soon = min(soon, circuit.opened_until)
                 elif endpoint.healthy:
                     self.probes.append(endpoint)
             elif endpoint.healthy:
@@ -184,8 +194,8 @@ class Cluster:
             self.refresh(now)
         if self.probes:
             endpoint = self.probes.pop()
-            endpoint.circuit.probe(now)
-            endpoint.probing = exchange
+            endpoint.probe(exchange, now)
+            self.next_up = min(self.next_up, now + PROBE_SECONDS)
             endpoint.assign(exchange, now)
             return
         key = -1
@@ -206,7 +216,8 @@ class Cluster:
         self.refresh(now)
         if self.probes and self.probes[-1] not in tried:
             endpoint = self.probes.pop()
-            endpoint.circuit.probe(now)
+            endpoint.probe(None, now)
+            self.next_up = min(self.next_up, now + PROBE_SECONDS)
             return endpoint
         return self.balancer.choose(tried, now)
 

@@ -24,6 +24,9 @@ from mesh.proxy.taps import Taps
 from mesh.wire.codec import Broken, Codec, Data, Event, GoAway, Refused, Request, Reset, Trailers
 from mesh.wire.head import Head
 
+GRPC, GRPC_GOES_ON = b"application/grpc", (b"", b"+", b";")
+"""gRPC's content types (gRPC over HTTP/2, Requests); gRPC-Web's begin alike, and are ordinary HTTP."""
+
 
 class Listener(NamedTuple):
     """What all connections of one listener share. `cluster` is None where the request says whom it is for."""
@@ -161,7 +164,7 @@ class Downstream:
             content_type = head.get(b"content-type")
             if self.inbound and head.get(ORIGINAL) == b"http1":  # whatever it calls its content: gRPC-Web does that
                 exchange.protocol = "http1"
-            elif content_type is not None and content_type.startswith(b"application/grpc"):
+            elif content_type is not None and content_type.startswith(GRPC) and content_type[16:17] in GRPC_GOES_ON:
                 exchange.is_grpc = True
                 told = head.get(GRPC_TIMEOUT)
                 if told is not None and (left := grpc_timeout(told)) is not None:

@@ -50,6 +50,7 @@ class Endpoint(Loaded):
         "meshed",
         "numbered",
         "nursery",
+        "probed_at",
         "probing",
         "queue",
         "retired",
@@ -70,6 +71,7 @@ class Endpoint(Loaded):
         self.load = Load(spec.weight, now)
         self.circuit = Circuit(cluster.spec.traffic.breaker, cluster.shared.random)
         self.probing: Exchange | None = None
+        self.probed_at = 0.0
         self.health: Health | None = None
         self.watching: trio.CancelScope | None = None
         self.http2: list[Upstream] = []
@@ -117,7 +119,19 @@ class Endpoint(Loaded):
         told = self.cluster.http2
         return exchange.protocol == "http2" if told is None else told
 
+    def follow(self, spec: EndpointSpec) -> None:
+        """A new version of what it is: the weight, the zone or what is shown of it may be others."""
+        self.spec = spec
+        self.zone = spec.zone
+        self.load.weight = spec.weight
+
     # --- what its answers say of it ----------------------------------------------------------------------------------
+
+    def probe(self, exchange: Exchange | None, now: float) -> None:
+        """This request (None: this connection) is the one that tries it after its probation."""
+        self.circuit.probe(now)
+        self.probing = exchange
+        self.probed_at = now
 
     def succeeded(self, exchange: Exchange | None, now: float) -> None:
         """It has answered well; no exchange: a connection that is not HTTP was made. Hot."""
@@ -145,6 +159,16 @@ class Endpoint(Loaded):
             self.failed(exchange, f"grpc-status {code}", now)
         else:
             self.succeeded(exchange, now)
+
+    def judge_probe(self, now: float) -> None:
+        """Its probe takes long: an answer that has begun is a good one, silence is none."""
+        probe, self.probing = self.probing, None
+        if probe is not None and probe.answered_at:
+            self.circuit.succeeded(now)
+            self.load.since = now
+        else:
+            self.circuit.failed(now, "its probe was not answered")
+            self.circuit.open(now)
 
     def unjudged(self, now: float) -> None:
         """The request that was to try it ended without saying anything about it: the next one tries it."""

@@ -42,7 +42,7 @@ def head(exchange: Exchange, upstream: Upstream, now: float) -> Head:
             added.append((GRPC_TIMEOUT, format_grpc_timeout(left)))
         if endpoint.meshed or not outbound or result.get(TIMEOUT) is not None:
             added.append((TIMEOUT, format_timeout_ms(left)))
-    if exchange.protocol == "http1":
+    if exchange.protocol == "http1" or endpoint.cluster.http2 is False:
         if outbound and endpoint.meshed and upstream.http2 and not endpoint.cluster.http2:
             added.append((ORIGINAL, b"http1"))  # but for a service that wants HTTP/2, whoever asks
         elif not added and exchange.downstream.protocol != "http2":

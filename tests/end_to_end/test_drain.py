@@ -17,7 +17,7 @@ from tests.end_to_end.curl import VERSIONS, curl
 from tests.end_to_end.h2load import command, parse
 from tests.end_to_end.http2_peer import Http2Client
 from tests.end_to_end.nginx import Nginx
-from tests.end_to_end.scale import DRAIN_SECONDS, FULL
+from tests.end_to_end.scale import DRAIN_SECONDS
 from tests.end_to_end.sidecar import Sidecar, Starter, service, wait_until
 from tests.end_to_end.tcp_server import TcpServer, read_head, read_until_eof, serving
 

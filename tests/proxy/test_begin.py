@@ -254,6 +254,7 @@ def test_a_client_can_shorten_its_time_only(field: tuple[bytes, bytes], grpc: bo
 
 # --- waiting ----------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("governed", [False, True])
 @pytest.mark.parametrize("grpc", [False, True])
 def test_whose_time_is_up_is_not_sent(grpc: bool, governed: bool) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mesh.model.config import Endpoint as EndpointSpec
 from mesh.model.traffic import Balancing, BalancingKind, Breaker, HealthCheck, HealthKind, Retry, Traffic
 from mesh.proxy.breaker import CircuitState
+from mesh.proxy.cluster import PROBE_SECONDS
 from mesh.proxy.dial import ConnectFailed
 from mesh.proxy.health import Health
 from mesh.proxy.rescue import Reason
@@ -224,7 +225,7 @@ def test_failure_opens_it_again_for_longer() -> None:
 
 @pytest.mark.parametrize("how", ["client", "deadline", "refused_unseen"])
 def test_a_probe_without_a_verdict_frees_the_next(how: str) -> None:
-    """The client left, its time was too short to say anything, or the endpoint turned it away unseen: the next tries."""
+    """The client left, its time was too short to tell, or the endpoint turned it away unseen: the next one tries."""
     stage = staged(2)
     bad, probe = ejected(stage)
     if how == "client":
@@ -345,6 +346,36 @@ def test_a_grpc_probe_is_judged_by_its_status() -> None:
         stage.hear(probe.upstream, Trailers(probe.up_stream, ((b"grpc-status", code),)))
         assert bad.circuit.state is state
     stage.settled()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_probe_that_takes_long_is_judged_by_whether_it_has_an_answer(begun: bool) -> None:
+    """A stream that goes on closes the circuit; silence opens it again, and the next request tries it later."""
+    stage = staged(2)
+    bad = stage.endpoints[0]
+    fail(stage, bad)
+    stage.now = bad.circuit.opened_until
+    probe = stage.ask(b"POST", grpc=True)
+    if begun:
+        stage.hear(probe.upstream, Response(probe.up_stream, OK, False))
+    stage.pass_time(PROBE_SECONDS)
+    stage.ask()  # whoever asks next finds it out
+    assert bad.circuit.state is (CLOSED if begun else OPEN)
+    assert bad.probing is None
+
+
+@pytest.mark.parametrize("change", [{"weight": 5}, {"zone": "b"}, {"version": "v2"}])
+def test_an_endpoint_that_is_only_described_anew_stays(change: dict) -> None:
+    """Its connections, its load and its ejection are those of the address; weight and zone are the new ones."""
+    stage = staged(2)
+    bad = stage.endpoints[0]
+    fail(stage, bad)
+    first, second = stage.cluster.spec.endpoints
+    changed = msgspec.structs.replace(first, **change)
+    stage.cluster.update(msgspec.structs.replace(stage.cluster.spec, endpoints=(changed, second)))
+    assert stage.cluster.endpoints[0] is bad
+    assert bad.circuit.state is OPEN
+    assert (bad.spec, bad.zone, bad.load.weight) == (changed, changed.zone, changed.weight)
 
 
 def test_a_stream_that_is_broken_off_is_a_failure() -> None:

@@ -220,7 +220,8 @@ def test_an_error_for_waiting_too_long_says_for_what() -> None:
     exchange = stage.ask()
     assert stage.cluster.why_pending(exchange, stage.now) == (
         Reason.CONNECT_FAILED,
-        "no connection became free within 3 s (last error: Connection refused; 1 endpoints: 1 down (Connection refused))",
+        "no connection became free within 3 s "
+        "(last error: Connection refused; 1 endpoints: 1 down (Connection refused))",
     )
     stage.pass_time(4.0)
     assert ("response", exchange.stream, 503, False) in stage.said()

@@ -282,9 +282,7 @@ def test_policies_reach_the_inbound_cluster_of_that_name() -> None:
 def test_a_service_of_ours_that_is_called_here_too_is_known_already() -> None:
     """The control plane has told of it for the application's sake, and would not tell it again."""
     stage = Stage(connected=False)
-    stage.directory.host_inbound(
-        Cluster(stage.directory.shared, Service("words", addresses(50, 1)), outbound=False)
-    )
+    stage.directory.host_inbound(Cluster(stage.directory.shared, Service("words", addresses(50, 1)), outbound=False))
     stage.directory.apply("words", Service("words", addresses(60, 3)))
     stage.directory.apply("words", Service("words", addresses(60, 2)))
     found = stage.directory.resolve(b"words", b"http")
@@ -299,9 +297,7 @@ def test_a_service_of_ours_that_is_called_here_too_is_known_already() -> None:
 def test_a_service_of_ours_that_left_the_mesh_is_not_remembered() -> None:
     """Nor called at the addresses that it had."""
     stage = Stage(connected=False)
-    stage.directory.host_inbound(
-        Cluster(stage.directory.shared, Service("words", addresses(50, 1)), outbound=False)
-    )
+    stage.directory.host_inbound(Cluster(stage.directory.shared, Service("words", addresses(50, 1)), outbound=False))
     stage.directory.apply("words", Service("words", addresses(60, 3)))
     stage.directory.apply("words", None)
     assert [one.address for one in stage.directory.resolve(b"words", b"http").endpoints] == ["words:80"]

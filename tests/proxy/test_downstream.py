@@ -6,16 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 
+from mesh.model.config import Timeouts
 from mesh.model.limits import Limits
+from mesh.model.traffic import Backend, Route, Traffic
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Loop, NotAnAuthority
 from mesh.proxy.downstream import Downstream, Listener, Shared
+from mesh.proxy.exchange import NEVER
 from mesh.proxy.report import Reports
 from mesh.proxy.rescue import Reason
 from mesh.proxy.taps import Taps
-from mesh.wire.codec import Role
+from mesh.wire.codec import Response, Role
+from mesh.wire.head import Head
 from mesh.wire.http1 import Http1
 from mesh.wire.http2 import Http2
+from tests.proxy.playbook import Stage
 
 
 class Channel:
@@ -236,3 +241,125 @@ def test_drain_tells_the_client(codec: type) -> None:
 def test_repr_tells_who_and_what() -> None:
     """For /tasks, logs and debuggers."""
     assert repr(Client().downstream) == "<Downstream 1 http1 from c:1, 0 exchanges>"
+
+
+# --- what a request says of its time and its way ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "grpc", "seconds"),
+    [
+        ([], False, NEVER),
+        ([], True, NEVER),
+        ([(b"grpc-timeout", b"1500m")], True, 1.5),
+        ([(b"grpc-timeout", b"1500m")], False, NEVER),
+        ([(b"conduit-timeout-ms", b"250")], False, 0.25),
+        ([(b"conduit-timeout-ms", b"250"), (b"grpc-timeout", b"1S")], True, 0.25),
+        ([(b"conduit-timeout-ms", b"2500"), (b"grpc-timeout", b"1S")], True, 1.0),
+        ([(b"grpc-timeout", b"soon")], True, NEVER),
+        ([(b"grpc-timeout", b"123456789S")], True, NEVER),
+        ([(b"grpc-timeout", b"")], True, NEVER),
+        ([(b"conduit-timeout-ms", b"-1")], False, NEVER),
+        ([(b"conduit-timeout-ms", b"1.5")], False, NEVER),
+        ([(b"conduit-timeout-ms", b"9999999999")], False, NEVER),
+        ([(b"conduit-timeout-ms", b"x"), (b"grpc-timeout", b"2S")], True, 2.0),
+        ([(b"conduit-timeout-ms", b"3000"), (b"grpc-timeout", b"x")], True, 3.0),
+    ],
+)
+@pytest.mark.parametrize("outbound", [True, False])
+def test_a_request_may_bring_its_deadline(fields: list, grpc: bool, seconds: float, outbound: bool) -> None:
+    """Of two the shorter wins; what is malformed is none. A gRPC call's own field counts for gRPC only."""
+    stage = Stage(connected=False, outbound=outbound)
+    exchange = stage.ask(b"POST", fields=fields, grpc=grpc)
+    assert exchange.deadline - stage.now == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(b"500", 0.5), (b"5000", 2.0)])
+def test_a_deadline_that_is_brought_along_only_shortens(asked: bytes, expected: float) -> None:
+    """The service's own stays what it is at most."""
+    stage = Stage(connected=False, timeouts=Timeouts(request=2.0))
+    exchange = stage.ask(fields=[(b"conduit-timeout-ms", asked)])
+    assert exchange.deadline - stage.now == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seconds", [b"0", b"0n"])
+def test_a_deadline_of_nothing_is_over_at_once(seconds: bytes) -> None:
+    """It is answered as any that has passed."""
+    stage = Stage()
+    fields = [(b"grpc-timeout" if seconds.endswith(b"n") else b"conduit-timeout-ms", seconds)]
+    stage.ask(b"POST", fields=fields, grpc=True)
+    stage.pass_time(0.1)
+    assert [(one.key.error, one.key.grpc_status) for one in stage.reports.series] == [("timeout", 4)]
+    stage.settled()
+
+
+@pytest.mark.parametrize(
+    ("outbound", "client", "mark", "grpc", "protocol", "is_grpc"),
+    [
+        (False, "http2", b"http1", False, "http1", False),
+        (False, "http2", b"http1", True, "http1", False),
+        (False, "http2", b"http2", False, "http2", False),
+        (False, "http2", b"http2", True, "http2", True),
+        (False, "http1", b"http1", False, "http1", False),
+        (True, "http2", b"http1", False, "http2", False),
+        (True, "http2", b"http1", True, "http2", True),
+    ],
+)
+def test_what_was_made_in_http1_reaches_the_application_so(
+    outbound: bool, client: str, mark: bytes, grpc: bool, protocol: str, is_grpc: bool
+) -> None:
+    """The mark of another proxy counts on inbound listeners only, whatever the content is called; an application's own
+    does nothing."""
+    stage = Stage(connected=False, outbound=outbound, client=client)
+    exchange = stage.ask(fields=[(b"conduit-orig-proto", mark)], grpc=grpc)
+    assert (exchange.protocol, exchange.is_grpc) == (protocol, is_grpc)
+    assert stage.endpoints[0].to_dial == [protocol == "http2"]
+
+
+# --- reports ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_report_names_the_route_and_what_was_asked_for(answered: bool) -> None:
+    """The parent service, however the backend is called; the peer is the endpoint that answered."""
+    stage = Stage(connected=False, others={"votes-v2": 1})
+    route = Route("canary/0", backends=(Backend("votes-v2"),))
+    stage.update(traffic=Traffic(routed=True, routes=(route,)))
+    exchange = stage.ask()
+    assert exchange.cluster.name == "votes-v2"
+    backend = stage.directory.services["votes-v2"].endpoints[0]
+    if answered:
+        upstream = stage.connect(backend)
+        stage.hear(upstream, Response(exchange.up_stream, Head.response(200), True))
+    else:
+        exchange.client_reset(stage.now)
+    (series,) = stage.reports.series
+    assert (series.key.service, series.key.route, series.key.peer) == ("votes", "canary/0", backend.address)
+    assert series.key.direction == "outbound"
+
+
+def test_a_request_that_no_route_matches_is_reported_without_one() -> None:
+    """404, under the service that was asked for."""
+    stage = Stage(connected=False)
+    stage.update(traffic=Traffic(routed=True))
+    assert stage.ask() is None
+    assert [(one.key.service, one.key.route, one.key.status, one.key.error) for one in stage.reports.series] == [
+        ("votes", "", 404, "no_route")
+    ]
+
+
+def test_a_tap_names_the_route() -> None:
+    """As well as what was asked for, in each of its events."""
+    from mesh.model.reports import TapMatch
+
+    stage = Stage(connected=False, others={"votes-v2": 1})
+    route = Route("canary/0", backends=(Backend("votes-v2"),))
+    stage.update(traffic=Traffic(routed=True, routes=(route,)))
+    stage.taps.start(1, TapMatch())
+    exchange = stage.ask()
+    upstream = stage.connect(stage.directory.services["votes-v2"].endpoints[0])
+    stage.hear(upstream, Response(exchange.up_stream, Head.response(200), True))
+    (tapped,) = stage.taps.take()
+    assert [event.event for event in tapped.events] == ["req", "rsp", "end"]
+    assert {(event.service, event.route) for event in tapped.events} == {("votes", "canary/0")}
+    assert tapped.events[-1].retries == 0

@@ -13,6 +13,8 @@ from mesh.model.config import Endpoint as EndpointSpec
 from mesh.model.config import Protocol, Service, Timeouts
 from mesh.model.traffic import HealthCheck, HealthKind, Traffic
 from mesh.proxy.cluster import Cluster
+from mesh.wire.codec import Request
+from mesh.wire.head import Head
 from tests.proxy.asking import Asking, http1_server, http2_server, pending, silent
 from tests.proxy.playbook import Stage
 
@@ -266,9 +268,9 @@ def test_what_an_endpoint_is_spoken_to_in(
     """HTTP/2 to a proxy of ours, but for what becomes another protocol; else as the service says, else as the client
     does. Beside an application nothing is a proxy."""
     stage = Stage(connected=False, meshed=meshed, outbound=outbound, protocol=protocol, client=client)
-    fields = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")] if upgrade else []
-    exchange = stage.ask(fields=fields)
-    assert exchange.head.upgrade is upgrade
+    head = Head.request(b"GET", b"/", authority=b"votes", upgrade=b"websocket" if upgrade else b"")
+    stage.downstream.handle([Request(1, head, not upgrade)])
+    exchange = stage.downstream.exchanges[1]
     (endpoint,) = stage.endpoints
     assert endpoint.speaks_http2(exchange) is expected
     assert endpoint.to_dial == [expected]

@@ -511,7 +511,8 @@ class EveryOrder(RuleBasedStateMachine):
             assert one.state is not DONE
             assert (one.upstream is not None) == (one.state in (SENT, ANSWERING))
             assert (one.queue is not None) == (one.state is QUEUED)
-            deadline = min(one.deadline, self.everything.get(one, NEVER))
+            # what has become a conversation has no end but its silence
+            deadline = NEVER if one.tunnel else min(one.deadline, self.everything.get(one, NEVER))
             assert now <= deadline + TICK + 1e-6, "a deadline was overrun"
             if one.state in (QUEUED, HELD) or one.deadline < NEVER:
                 assert one in one.slot

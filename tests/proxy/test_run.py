@@ -14,10 +14,20 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from mesh.model.config import InboundListener, OutboundListener, Protocol, ProxyConfig, ServiceEntry, Timeouts, TlsFiles
+from mesh.model.config import (
+    ControlLink,
+    InboundListener,
+    OutboundListener,
+    Protocol,
+    ProxyConfig,
+    ServiceEntry,
+    Timeouts,
+    TlsFiles,
+)
 from mesh.model.errors import ConfigError
 from mesh.model.limits import Limits
 from mesh.model.resources import Metadata, TrafficPolicy, TrafficPolicySpec
+from mesh.model.traffic import Injection, RateLimit, Retry
 from mesh.proxy.run import LOG_BYTES, Proxy, codec_factory, log, raise_descriptor_limit, service_of
 from mesh.wire.codec import Role
 
@@ -78,6 +88,54 @@ def test_a_wrong_configuration_is_refused_with_its_field(config: ProxyConfig, fi
     with pytest.raises(ConfigError) as caught:
         Proxy(config)
     assert field in str(caught.value)
+
+
+def policies(service: str) -> list[TrafficPolicy]:
+    """A policy with a retry, a fault and a limit."""
+    spec = TrafficPolicySpec(
+        service=service, retry=Retry(), faults=(Injection(delay=1.0),), rate_limits=(RateLimit(1.0),)
+    )
+    return [TrafficPolicy(Metadata(service), spec)]
+
+
+@pytest.mark.parametrize("service", ["votes", "web", "other"])
+def test_inline_resources_reach_both_directions(service: str) -> None:
+    """A service that is called gets all of its policy, the application beside us its limits; others get nothing."""
+    config = ProxyConfig(
+        outbound=(OutboundListener("127.0.0.1:0", "votes"),),
+        inbound=(InboundListener("127.0.0.1:0", "127.0.0.1:2", service="web"),),
+        services={"votes": ServiceEntry(("127.0.0.1:1",))},
+    )
+    proxy = Proxy(config, policies(service))
+    called = proxy.directory.services["votes"].plan
+    (beside,) = proxy.directory.inbound["web"]
+    assert (called.retrying is not None, called.faults is not None) == (service == "votes",) * 2
+    assert (called.rates is not None) is (service == "votes")
+    assert (beside.plan.rates is not None) is (service == "web")
+    assert beside.plan.retrying is None
+    assert beside.plan.faults is None
+
+
+def test_a_proxy_asks_for_the_policies_of_its_own_applications() -> None:
+    """By the names of its inbound listeners, and of nothing before it is called."""
+    config = ProxyConfig(
+        inbound=(
+            InboundListener("127.0.0.1:0", "127.0.0.1:2", service="web"),
+            InboundListener("127.0.0.1:0", "127.0.0.1:3"),
+        ),
+        control=ControlLink("http://127.0.0.1:1", "secret", "web-0"),
+    )
+    proxy = Proxy(config)
+    assert "wanted=['web']" in repr(proxy.subscriptions)
+    assert "secret" not in repr(proxy.subscriptions)
+    proxy.directory.resolve(b"votes", b"http")
+    assert "wanted=['web', 'votes']" in repr(proxy.subscriptions)
+
+
+def test_the_proxys_zone_reaches_its_services() -> None:
+    """For balancing that prefers it."""
+    proxy = Proxy(ProxyConfig(zone="north", services={"votes": ServiceEntry(("127.0.0.1:1",))}))
+    assert proxy.directory.services["votes"].shared.zone == "north"
 
 
 def test_log_lines_are_json_whatever_is_in_them(capfd) -> None:
