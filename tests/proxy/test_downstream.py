@@ -363,3 +363,21 @@ def test_a_tap_names_the_route() -> None:
     assert [event.event for event in tapped.events] == ["req", "rsp", "end"]
     assert {(event.service, event.route) for event in tapped.events} == {("votes", "canary/0")}
     assert tapped.events[-1].retries == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "grpc"),
+    [
+        (b"application/grpc", True),
+        (b"application/grpc+proto", True),
+        (b"application/grpc;charset=utf-8", True),
+        (b"application/grpc-web+proto", False),
+        (b"application/json", False),
+    ],
+)
+def test_grpc_is_known_by_its_content_type(kind: bytes, grpc: bool) -> None:
+    """gRPC-Web's begins alike and is ordinary HTTP: its status is in its body."""
+    stage = Stage()
+    stage.ask(method=b"POST", fields=[(b"content-type", kind)])
+    (exchange,) = stage.downstream.exchanges.values()
+    assert exchange.is_grpc is grpc

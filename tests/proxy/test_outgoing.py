@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.model.config import Timeouts
+from mesh.model.config import Protocol, Timeouts
 from mesh.proxy.outgoing import GRPC_TIMEOUT, ORIGINAL, TIMEOUT
 from mesh.proxy.retry import grpc_timeout
 from mesh.wire.codec import Response
@@ -78,6 +78,12 @@ def test_http1_in_http2_between_proxies_is_marked() -> None:
     up = play.connect()
     assert up.http2
     assert up.leg.codec.heads[1].get_all(ORIGINAL) == [b"http1"]
+
+
+def test_an_http2_client_of_an_http1_service_is_marked_too() -> None:
+    """The proxy beside the application may not know what the service's policy says of its protocol."""
+    play = Stage(protocol=Protocol.HTTP1, meshed=True)
+    assert sent(play).get(ORIGINAL) == b"http1"
 
 
 def test_the_mark_is_taken_off_beside_the_application() -> None:
