@@ -59,6 +59,11 @@ class Live:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
+    def begin(self, *words: object) -> subprocess.Popen[str]:
+        """`conduit WORDS`, started; what it prints can be read from it. Its caller ends it."""
+        argv = [str(CONDUIT), *map(str, words)]
+        return subprocess.Popen(argv, env=self.environment, stdout=subprocess.PIPE, text=True)
+
     def apply(self, *documents: Config) -> None:
         """`conduit apply`; it must succeed."""
         file = self._folder / "applied.yaml"

@@ -1,5 +1,6 @@
 """Policies, faults and endpoints that come and go over the control plane while requests flow: none fails for that."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -58,7 +59,7 @@ def grown(live: Live, webs: Webs) -> Web:
 @pytest.fixture(scope="module")
 def sidecar(live: Live, shop: list[Web], grown: Web) -> Sidecar:
     """The caller's proxy."""
-    sidecar = live.proxy("client", "shop", "growing", "late")
+    sidecar = live.proxy("client", "shop", "growing", "late", "tapped")
     assert [ask(sidecar, name).status for name in ("shop", "growing")] == [200, 200]
     return sidecar
 
@@ -115,6 +116,32 @@ def test_policies_change_under_load(live: Live, sidecar: Sidecar, shop: list[Web
         wait_until(lambda: ask(sidecar, "shop", "/nowhere").status == 200, "the route is gone")
         load.more(20)
     assert load.failures == []
+
+
+def test_tap_shows_the_route_and_the_retries(live: Live, sidecar: Sidecar, webs: Webs) -> None:
+    """A request that the server turned away once is one request, with the route that it took and one retry."""
+    web = webs.add("tapped")
+    live.add("tapped", "tapped", web.port)
+    live.apply(
+        traffic_policy("tapped", retry={"attempts": 1, "statuses": [503]}),
+        http_route("tapped", "tapped", rule("tapped", matches=[path("/t")])),
+    )
+    wait_until(lambda: ask(sidecar, "tapped", "/nowhere").status == 404, "the route is in force")
+    with live.begin("tap", "--to", "tapped", "--path", "/t", "--count", 1, "-o", "json") as tap:
+        try:
+
+            def shown() -> bool:
+                web.board.next(Order(status=503))
+                assert ask(sidecar, "tapped", "/t/1").status == 200
+                return tap.poll() is not None
+
+            wait_until(shown, "the tap has seen one")
+            assert tap.stdout is not None
+            events = [json.loads(line) for line in tap.stdout]
+        finally:
+            tap.kill()
+    (end,) = [event for event in events if event["event"] == "end"]
+    assert (end["service"], end["route"], end["retries"], end["status"]) == ("tapped", "tapped/0", 1, 200)
 
 
 def test_requests_wait_for_the_first_endpoint(live: Live, sidecar: Sidecar, webs: Webs) -> None:
