@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mesh.model.errors import ConfigError
+from mesh.model.patterns import Pattern
 from mesh.model.yaml_text import Document
 
 MAX_PATTERN = 1024
@@ -97,13 +98,13 @@ class Checks:
             raise self.fail(field, f"{text!r:.80} is no path to compare with: it {reason}")
 
     def pattern(self, field: str, text: str) -> None:
-        """A regular expression, as Python's `re` has them; how long one takes is up to who writes it."""
+        """A regular expression, as RE2 has them."""
         if len(text) > MAX_PATTERN:
             raise self.fail(field, f"is too long: {len(text)} characters, at most {MAX_PATTERN}")
         try:
-            re.compile(text)
-        except (re.error, OverflowError, RecursionError) as exc:
-            raise self.fail(field, f"{text!r:.80} is no regular expression: {exc}") from exc
+            Pattern(text)
+        except ValueError as exc:
+            raise self.fail(field, str(exc)) from exc
 
     def once(self, field: str, items: Sequence[Named], *, fold: bool = False) -> None:
         """Each name once; with `fold` in any case."""

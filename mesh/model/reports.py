@@ -40,7 +40,7 @@ class SeriesKey(msgspec.Struct, frozen=True, array_like=True):
     error: str
     """Reason of an error that the proxy made itself (the `conduit-error` header); empty otherwise."""
     success: bool
-    """The classification: not a 5xx, not a failing grpc-status, not failed by the mesh."""
+    """The classification: not a 5xx, not a failing grpc-status, not failed by the mesh (a rate limit's 429 is not)."""
     tls: str
     """true | disabled | no_identity"""
     route: str = ""

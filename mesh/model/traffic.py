@@ -40,7 +40,7 @@ class PathKind(enum.StrEnum):
 class PathMatch(Part, frozen=True):
     value: str = "/"
     kind: PathKind = PathKind.PREFIX
-    """A regular expression must match the whole path (Python's `re`, checked when it is read)."""
+    """A regular expression must match the whole path (RE2's syntax, checked when it is read)."""
 
 
 class FieldMatch(Part, frozen=True):

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 HEAD_SECONDS = 0.02
 """How long the head of a gRPC answer waits for its status, if the route retries for statuses: long enough for a call
 that fails at once, short beside what a streaming client would notice."""
+RESET_THERE = Reason.UPSTREAM_RESET.value.encode()
+"""`conduit-error` of the proxy beside the application: the application reset the request, and that proxy had to say
+something."""
 MOST_PAUSE = 60.0
 """Seconds that `retry-after` may ask us to hold a request for; for more, the client is told instead."""
 SWALLOWED = 64 * 1024
@@ -165,7 +168,11 @@ class Care:
             latencies.observe(now - exchange.sent_at, now)
         self.hedge_at = NEVER
         retrying = self.retrying
-        if retrying is not None:
+        if retrying is not None and (end or head.status >= 500) and head.get(b"conduit-error") == RESET_THERE:
+            if retrying.policy.reset and self._may(exchange, "reset", None, now):
+                self._go(exchange, True, now)
+                return True
+        elif retrying is not None:
             grpc = exchange.is_grpc and head.status == 200
             if grpc and not end:
                 if retrying.policy.grpc and self._can_repeat(exchange):

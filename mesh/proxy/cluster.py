@@ -231,6 +231,10 @@ class Cluster:
         what = ", ".join(f"{count} {condition}" for condition, count in first)
         return f"{len(self.endpoints)} endpoints" + (f": {what}" if what else "")
 
+    def aside(self, now: float) -> str:
+        """The same in brackets; nothing where there is one endpoint, whose error says it all."""
+        return f" ({self.conditions(now)})" if len(self.endpoints) != 1 else ""
+
     def why_pending(self, exchange: Exchange, now: float) -> tuple[Reason, str]:
         """Why an exchange has waited so long: the reason and the cause for its error."""
         waited = f"within {self.shared.limits.pending_timeout:.3g} s"

@@ -434,7 +434,7 @@ class Exchange:
         if len(tried) < self.downstream.limits.connect_attempts and (failure.silent or has_untried(self)):
             self.cluster.assign(self, now)
         else:
-            self.fail(failure.kind, cause, now)
+            self.fail(failure.kind, cause + self.cluster.aside(now), now)
 
     def expire(self, now: float) -> None:
         """A time set by `arm` is here: the request's deadline, the end of waiting, or what its care is about."""
@@ -446,6 +446,8 @@ class Exchange:
             if self.upstream is not None and now - self.sent_at >= EXPIRED_LEAST:
                 self.upstream.endpoint.failed(self, "no answer in time", now)
             took = f"no whole answer within {self.deadline - self.started_at:.3g} s"
+            if self.upstream is None:
+                took += self.cluster.aside(now)
             self.fail(Reason.TIMEOUT, took, now, outcome="expired")
         elif care is not None and care.due(self, now):
             return

@@ -186,7 +186,8 @@ class Reports:
             protocol, status, grpc_status, outcome, error, route = key
             if key in scope.series:
                 return scope.series[key]
-        success = outcome in ("completed", "client_cancelled") and not is_failure(status, grpc_status)
+        blameless = outcome in ("completed", "client_cancelled") or error == "rate_limited"
+        success = blameless and not is_failure(status, grpc_status)
         labels = SeriesKey(
             direction=scope.direction,
             service=scope.service,

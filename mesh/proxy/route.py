@@ -7,15 +7,15 @@ Rules, of Gateway API's HTTPRoute where it has any:
 * A repeated header is one value, joined by `,` (RFC 9110 section 5.3), `cookie` by `; ` (RFC 9113 section 8.2.3).
   `host` is the authority. Header values are bytes: text in a match means its UTF-8.
 * Of a repeated query parameter the first counts. Names and values are percent-decoded; `+` is no space.
-* Regular expressions must match all of a path or value, which they see as UTF-8; octets that are none match a `.`.
+* Regular expressions (`mesh.model.patterns`) must match all of a path or value.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
+from mesh.model.patterns import Pattern
 from mesh.model.traffic import Backend, FieldMatch, Match, PathKind, Route
 from mesh.proxy.edit import Editing
 from mesh.wire.head import Head
@@ -33,7 +33,7 @@ class FieldMatcher:
     def __init__(self, match: FieldMatch) -> None:
         self.name = match.name.encode()
         self._value = match.value.encode()
-        self._pattern = re.compile(match.value) if match.regex else None
+        self._pattern = Pattern(match.value) if match.regex else None
 
     def holds(self, value: bytes | None) -> bool:
         """`value` is None where the request has no such field: then nothing matches, not even the empty string."""
@@ -41,11 +41,11 @@ class FieldMatcher:
             return False
         if self._pattern is None:
             return value == self._value
-        return self._pattern.fullmatch(_text(value)) is not None
+        return self._pattern.holds(value)
 
 
 class Matcher:
-    """A `Match`, compiled. Raises re.error for a regular expression that is none; one that was read was checked.
+    """A `Match`, compiled. Raises ValueError for a regular expression that is none; one that was read was checked.
 
     `anything` tells that it holds for every request; `prefix` is that of a prefix match without its trailing slash,
     None for other matches. A match without a path is one of the prefix `/`.
@@ -57,14 +57,14 @@ class Matcher:
         self._kind = _ANY
         self._path = b""
         self._under = b"/"
-        self._pattern: re.Pattern[str] | None = None
+        self._pattern: Pattern | None = None
         self.prefix: bytes | None = None
         path = match.path
         if path is None:
             self.prefix = b""
         elif path.kind is PathKind.REGEX:
             self._kind = _REGEX
-            self._pattern = re.compile(path.value)
+            self._pattern = Pattern(path.value)
         elif path.kind is PathKind.EXACT:
             self._kind = _EXACT
             self._path = path.value.encode()
@@ -101,7 +101,7 @@ class Matcher:
         if kind == _PREFIX:
             return path.startswith(self._under) or path == self._path
         if self._pattern is not None:
-            return self._pattern.fullmatch(_text(path)) is not None
+            return self._pattern.holds(path)
         return True
 
     def holds_beside(self, head: Head) -> bool:
@@ -150,10 +150,6 @@ def query_parameters(path: bytes) -> dict[bytes, bytes]:
                     name, value = unquote_to_bytes(name), unquote_to_bytes(value)
                 found.setdefault(name, value)
     return found
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
 
 
 class Compiled:

@@ -138,7 +138,7 @@ def test_a_fault() -> None:
         ),
         (
             "faults: [{delay: 1, match: {query: [{name: a, value: '*', regex: true}]}}]",
-            "faults[0].match.query[0].value: '*' is no regular expression: nothing to repeat at position 0",
+            "faults[0].match.query[0].value: '*' is no regular expression: no argument for repetition operator: *",
         ),
     ],
 )

@@ -284,8 +284,8 @@ def test_a_grpc_route() -> None:
         ("matches: [{method: {service: a/b}}]", "matches[0].method.service: 'a/b' is no service of gRPC"),
         ("matches: [{method: {method: a-b}}]", "matches[0].method.method: 'a-b' is no method of gRPC"),
         (
-            "matches: [{method: {type: RegularExpression, method: '(?i)a'}}]",
-            "matches[0].method.method: '(?:(?i)a)' is no regular expression: ",
+            "matches: [{method: {type: RegularExpression, method: '(?=a)'}}]",
+            "matches[0].method.method: '(?:(?=a))' is no regular expression: ",
         ),
         ("matches: [{headers: [{name: '', value: a}]}]", "matches[0].headers[0].name: '' is no header name"),
         ("filters: [{type: URLRewrite}]", "filters[0].type: 'URLRewrite' is none of RequestHeaderModifier, Response"),

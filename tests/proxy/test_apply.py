@@ -82,7 +82,7 @@ def test_what_is_no_regular_expression_is_refused_by_its_text(service: Service, 
     assert directory.applied == []
 
 
-@pytest.mark.parametrize("pattern", ["(" * 10_000, "[" + "x" * 10_000, "a{99999999999999999999}"])
+@pytest.mark.parametrize("pattern", ["(" * 10_000, "[" + "x" * 10_000])
 def test_a_problem_is_short_whatever_the_pattern(pattern: str) -> None:
     """Neither are thousands of its characters sent back, nor does it bring the compiler down."""
     route = Route("bad", Match(PathMatch(pattern, PathKind.REGEX)))

@@ -459,3 +459,13 @@ def test_the_gate_is_left_at_every_end() -> None:
     play.downstream.handle([Reset(third.stream, 8, False, "cancelled")])
     assert gate.in_hand == 0
     play.settled()
+
+
+@pytest.mark.parametrize(("reset", "statuses", "again"), [(True, (), True), (False, (502,), False)])
+def test_a_reset_that_a_proxy_tells_of_is_a_reset(reset: bool, statuses: tuple[int, ...], again: bool) -> None:
+    """Beside a meshed application its proxy must say something: 502 with `upstream_reset`, which is no status of it."""
+    play = Stage(traffic=Traffic(retry=Retry(attempts=1, reset=reset, statuses=statuses, backoff=0.0)), meshed=True)
+    play.ask()
+    play.answer(Response(1, Head.response(502, [(b"conduit-error", b"upstream_reset")]), True))
+    assert play.tallies("retries") == ({"reset": 1} if again else {})
+    assert (play.outcomes() == []) is again

@@ -170,3 +170,14 @@ def test_success_is_classified_as_linkerd_does(status: int, grpc_status: int, ou
     reports.record(reports.scope("inbound", "a", "", ""), "http2", status, grpc_status, outcome, "", 0.0, 0.0)
     assert [one.key.success for one in reports.series] == [success]
     assert is_failure(status, grpc_status) is (status >= 500 or grpc_status in {2, 4, 12, 13, 14, 15})
+
+
+@pytest.mark.parametrize(
+    ("status", "grpc_status", "error", "success"),
+    [(429, -1, "rate_limited", True), (200, 8, "rate_limited", True), (503, -1, "over_concurrency", False)],
+)
+def test_over_a_rate_is_no_failure(status: int, grpc_status: int, error: str, success: bool) -> None:
+    """The limit is there to say so; who has no room has failed."""
+    reports = Reports(10)
+    reports.record(reports.scope("inbound", "votes", "", ""), "http1", status, grpc_status, "shed", error, 0.0, 0.0)
+    assert [one.key.success for one in reports.series] == [success]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from random import Random
 
 import pytest
@@ -117,9 +116,9 @@ def test_a_matcher_tells_its_prefix(match: Match, prefix: bytes | None) -> None:
 
 def test_a_bad_expression_is_an_error() -> None:
     """Whoever reads routes checks them; what comes past that does not come into force."""
-    with pytest.raises(re.error):
+    with pytest.raises(ValueError):
         Matcher(on("(", REGEX))
-    with pytest.raises(re.error):
+    with pytest.raises(ValueError):
         Matcher(Match(headers=pattern("a", "[")))
 
 
@@ -171,10 +170,10 @@ def test_a_request_without_authority_has_no_host() -> None:
     assert not Matcher(Match(headers=field("host", ""))).holds(get("/", authority=""))
 
 
-def test_octets_that_are_no_text_are_octets() -> None:
-    """A value may hold any (RFC 9110 section 5.5): an expression sees each as a character, and nothing fails."""
+def test_octets_that_are_no_text_match_no_expression() -> None:
+    """A value may hold any (RFC 9110 section 5.5): an expression, which is text, matches none, and nothing fails."""
     head = Head.request(b"GET", b"/", fields=[(b"a", b"\xff\xfe")])
-    assert Matcher(Match(headers=pattern("a", ".."))).holds(head)
+    assert not Matcher(Match(headers=pattern("a", ".."))).holds(head)
     assert not Matcher(Match(headers=pattern("a", "[a-z]+"))).holds(head)
     assert not Matcher(Match(headers=field("a", "ÿþ"))).holds(head)
 
