@@ -188,6 +188,11 @@ def test_refused_connects_are_tried_elsewhere_and_then_told() -> None:
     stage.refuse(stage.endpoints[1])
     (head, body) = stage.said()
     assert head == ("response", 1, 503, False)
-    assert body == ("data", 1, b"service votes, endpoint 10.0.0.2:80: Connection refused\n", True)
+    assert body == (
+        "data",
+        1,
+        b"service votes, endpoint 10.0.0.2:80: Connection refused (2 endpoints: 2 down (Connection refused))\n",
+        True,
+    )
     assert stage.outcomes() == [("failed", 503, "connect_failed")]
     assert stage.pending() == 0
