@@ -8,7 +8,6 @@ time and gRPC codes may be text, what is unsupported is refused, and numbers wit
 from __future__ import annotations
 
 import datetime
-import difflib
 import functools
 import math
 import re
@@ -240,5 +239,7 @@ def _sentence(document: Document, problem: str, field: str, kind: inspect.Type) 
 
 def nearest(name: str, known: list[str]) -> str:
     """`did you mean X?` where something known is close to `name`, else what is known."""
+    import difflib  # for a mistake only: sidecars read their files without
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 from mesh.model import traffic
 from mesh.model.traffic import Retry
@@ -85,6 +84,8 @@ def retry_after(value: bytes | None, now_wall: float) -> float | None:
         return float(min(int(value), 86_400)) if len(value) <= 10 else MOST_AFTER
     if _DATE.fullmatch(value) is None:
         return None
+    from email.utils import parsedate_to_datetime  # a package of a megabyte, for what hardly anybody sends
+
     try:
         when = parsedate_to_datetime(value.decode("ascii"))
         seconds = when.replace(tzinfo=UTC).timestamp() - now_wall
