@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from mesh.model.errors import ConduitError
 from mesh.proxy import edit
 from mesh.proxy.care import Care
-from mesh.proxy.exchange import DONE, NEVER, Exchange
+from mesh.proxy.deadlines import NEVER
+from mesh.proxy.exchange import DONE, Exchange
 from mesh.proxy.hedge import Hedge
 from mesh.proxy.mirror import Mirror
 from mesh.proxy.report import Tally
@@ -31,12 +32,7 @@ def begin(exchange: Exchange, cluster: Cluster, now: float) -> None:
     if cluster.governed:
         govern(exchange, cluster, now)
     else:
-        timeout = cluster.request_timeout
-        if timeout:
-            exchange.deadline = min(exchange.deadline, exchange.started_at + timeout)
-        if exchange.deadline <= now:
-            too_late(exchange, now)
-        else:
+        if in_time(exchange, cluster.request_timeout, now):
             cluster.assign(exchange, now)
     if exchange.state is not DONE and (
         exchange.deadline != NEVER or exchange.queue is not None or exchange.care is not None
@@ -44,9 +40,15 @@ def begin(exchange: Exchange, cluster: Cluster, now: float) -> None:
         exchange.arm(now)
 
 
-def too_late(exchange: Exchange, now: float) -> None:
-    """Its time was up when it came."""
+def in_time(exchange: Exchange, timeout: float, now: float) -> bool:
+    """Give it `timeout` seconds in all (0: no bound of ours). False if its time was up when it came: it has been
+    answered."""
+    if timeout:
+        exchange.deadline = min(exchange.deadline, exchange.started_at + timeout)
+    if exchange.deadline > now:
+        return True
     exchange.fail(Reason.TIMEOUT, "the time that the caller allows was up already", now, "expired")
+    return False
 
 
 def move(exchange: Exchange, cluster: Cluster, now: float) -> None:
@@ -75,18 +77,15 @@ def govern(exchange: Exchange, cluster: Cluster, now: float) -> None:
         plan.budget.deposit(now)
     care.try_timeout = plan.try_timeout
     care.retrying = plan.retrying
+    timeout = cluster.request_timeout
     if plan.routed:
         if compiled is None:
             exchange.fail(Reason.NO_ROUTE, "no route of this service matches the request", now)
             return
         care.try_timeout = compiled.route.try_timeout or plan.try_timeout
         care.retrying = plan.by_route[compiled]
-    timeout = compiled.route.timeout if compiled is not None and plan.routed else 0.0
-    timeout = timeout or cluster.request_timeout
-    if timeout:
-        exchange.deadline = min(exchange.deadline, exchange.started_at + timeout)
-    if exchange.deadline <= now:
-        too_late(exchange, now)
+        timeout = compiled.route.timeout or timeout
+    if not in_time(exchange, timeout, now):
         return
     if care.retrying is not None:
         care.repeats = care.retrying.repeats(head.method, exchange.is_grpc)

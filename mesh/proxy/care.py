@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh.proxy.deadlines import NEVER
 from mesh.proxy.edit import response_head
-from mesh.proxy.exchange import ANSWERING, HELD, NEVER, QUEUED, SENT, Exchange
+from mesh.proxy.exchange import ANSWERING, HELD, QUEUED, SENT, Exchange
 from mesh.proxy.hedge import Hedge
 from mesh.proxy.report import Tally, grpc_code, is_failure
 from mesh.proxy.rescue import Answer, Reason

@@ -193,10 +193,7 @@ class Cluster:
         if now >= self.next_up:
             self.refresh(now)
         if self.probes:
-            endpoint = self.probes.pop()
-            endpoint.probe(exchange, now)
-            self.next_up = min(self.next_up, now + PROBE_SECONDS)
-            endpoint.assign(exchange, now)
+            self._probe(exchange, now).assign(exchange, now)
             return
         key = -1
         on = self.spec.traffic.balancing.hash
@@ -215,11 +212,15 @@ class Cluster:
         """An endpoint for a connection that is not HTTP, which is judged by its dial; None if there is none."""
         self.refresh(now)
         if self.probes and self.probes[-1] not in tried:
-            endpoint = self.probes.pop()
-            endpoint.probe(None, now)
-            self.next_up = min(self.next_up, now + PROBE_SECONDS)
-            return endpoint
+            return self._probe(None, now)
         return self.balancer.choose(tried, now)
+
+    def _probe(self, exchange: Exchange | None, now: float) -> Endpoint:
+        """The next endpoint that is due to be tried, by this exchange or (None) by a connection that is not HTTP."""
+        endpoint = self.probes.pop()
+        endpoint.probe(exchange, now)
+        self.next_up = min(self.next_up, now + PROBE_SECONDS)
+        return endpoint
 
     def conditions(self, now: float) -> str:
         """For people: how many endpoints there are and what is the matter with those that are not in use."""
@@ -240,9 +241,8 @@ class Cluster:
         waited = f"within {self.shared.limits.pending_timeout:.3g} s"
         if exchange.queue is not self.waiting:
             cause = exchange.endpoint.last_cause if exchange.endpoint else ""
-            return Reason.CONNECT_FAILED, f"no connection became free {waited}" + (
-                f" (last error: {cause}; {self.conditions(now)})" if cause else f" ({self.conditions(now)})"
-            )
+            last = f"last error: {cause}; " if cause else ""
+            return Reason.CONNECT_FAILED, f"no connection became free {waited} ({last}{self.conditions(now)})"
         if not self.configured:
             return Reason.NOT_CONFIGURED, f"the control plane has not said {waited} what this service is"
         return Reason.NO_ENDPOINTS, f"no endpoint became ready {waited} ({self.conditions(now)})"

@@ -15,6 +15,10 @@ TICK = 0.02
 """Seconds. Short beside any deadline that people set, long beside a request: most are gone when their tick comes."""
 
 
+NEVER = float("inf")
+"""The deadline of what has none."""
+
+
 class Expiring(Protocol):
     """Something that has a deadline."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mesh.proxy import outgoing, rescue, taps
 from mesh.proxy.again import NEVER_ARRIVED, attempts_after_reset, has_untried
-from mesh.proxy.deadlines import Expiring
+from mesh.proxy.deadlines import NEVER, Expiring
 from mesh.proxy.report import grpc_code
 from mesh.proxy.rescue import Answer, Reason
 from mesh.wire.codec import CANCEL, NO_ERROR
@@ -70,7 +70,6 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
 
 EXPIRED_LEAST = 0.05
 """Seconds that an endpoint must have had for a deadline to count as its failure: callers may set any."""
-NEVER = float("inf")
 NO_BODY: list[bytes] = []
 """What is kept of a request that had none; always empty."""
 NO_SLOT: set[Expiring] = set()

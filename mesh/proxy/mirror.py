@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from mesh.proxy.exchange import ANSWERING, DONE, Exchange
 from mesh.proxy.report import Tally
 from mesh.proxy.rescue import Answer, Reason
-from mesh.wire.codec import CANCEL
 from mesh.wire.head import Field, Head, UnsendableHead
 
 if TYPE_CHECKING:
@@ -141,10 +140,8 @@ class Mirror(Exchange):
         """It is done with, or given up."""
         if self.state is DONE:
             return
-        upstream = self.upstream
-        if upstream is not None and (outcome != "answered" or self.request_open):
-            upstream.leg.codec.reset(self.up_stream, CANCEL)
-            upstream.leg.channel.mark()
+        if outcome != "answered" or self.request_open:
+            self.reset_upstream()
         self.leave(now)
         self.state = DONE
         self.cluster.mirrors.discard(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh.proxy.deadlines import NEVER
 from mesh.proxy.retry import format_grpc_timeout, format_timeout_ms
 from mesh.wire.head import Field, Head
 
@@ -17,7 +18,6 @@ TIMEOUT = b"conduit-timeout-ms"
 may pass it on."""
 ORIGINAL = b"conduit-orig-proto"
 """`http1`: the request was made in HTTP/1.1, and travels in HTTP/2 between two proxies only."""
-NEVER = float("inf")
 GRPC_TIMEOUT = b"grpc-timeout"
 MARKS = frozenset({TIMEOUT, ORIGINAL})
 ALL_MARKS = frozenset({TIMEOUT, ORIGINAL, GRPC_TIMEOUT})

@@ -34,7 +34,6 @@ class Plan:
 
     def __init__(self, spec: Service, outbound: bool, old: Plan | None, now: float) -> None:
         traffic = self.traffic = spec.traffic
-        before = old.traffic if old is not None else None
         limited = not outbound or any(not endpoint.meshed for endpoint in spec.endpoints)
         if old is not None and old.traffic.budget == traffic.budget:
             self.budget = old.budget
@@ -42,9 +41,8 @@ class Plan:
             self.budget = RetryBudget(traffic.budget, now)
         self.routes: Routes | None = None
         if traffic.routed:
-            self.routes = (
-                old.routes if old is not None and before is not None and before.routes == traffic.routes else None
-            ) or Routes(traffic.routes)
+            kept = old.routes if old is not None and old.traffic.routes == traffic.routes else None
+            self.routes = kept or Routes(traffic.routes)
         self.routed = traffic.routed and outbound
         self.retrying = Retrying(traffic.retry) if traffic.retry is not None and outbound else None
         self.by_route = {
@@ -61,12 +59,12 @@ class Plan:
         self.faults = Faults(traffic.faults) if traffic.faults and outbound else None
         self.rates: RateLimits | None = None
         if traffic.rate_limits and limited:
-            same = old is not None and before is not None and before.rate_limits == traffic.rate_limits
-            self.rates = (old.rates if same and old is not None else None) or RateLimits(traffic.rate_limits)
+            buckets = old.rates if old is not None and old.traffic.rate_limits == traffic.rate_limits else None
+            self.rates = buckets or RateLimits(traffic.rate_limits)
         self.gate: Gate | None = None
         if traffic.concurrency is not None and limited:
-            same = old is not None and before is not None and before.concurrency == traffic.concurrency
-            self.gate = (old.gate if same and old is not None else None) or Gate(traffic.concurrency)
+            gate = old.gate if old is not None and old.traffic.concurrency == traffic.concurrency else None
+            self.gate = gate or Gate(traffic.concurrency)
         self.governed = bool(
             self.routed or self.retries or self.try_timeout or self.faults or self.rates is not None or self.gate
         )
