@@ -7,6 +7,8 @@ import enum
 
 import msgspec
 
+from mesh.model.authorization import Authorization, Default, Egress
+from mesh.model.identity import TRUST_DOMAIN
 from mesh.model.limits import Limits
 from mesh.model.traffic import Duration, Traffic
 
@@ -75,6 +77,8 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     timeouts: Timeouts = Timeouts()
     namespace: str = ""
     traffic: Traffic = Traffic()
+    authorization: Authorization | None = None
+    """Who may call it; told to the proxies beside it alone."""
 
 
 class OutboundListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,6 +97,9 @@ class InboundListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: str = ""
     """The name that this application's metrics carry; the address in `forward` where it is empty."""
     tls: InboundTls | None = None
+    """Files of its own; without them, a proxy that has an identity serves mTLS with that."""
+    policy: Default = Default.ALL_UNAUTHENTICATED
+    """Who may call until the control plane has said it: what asks to be closed is closed from the start."""
 
 
 class ServiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,8 +116,19 @@ class ControlLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     """http(s)://host:port"""
     token: str
+    """Good for this workload alone: opens the control stream, and has certificates signed."""
     workload: str
     namespace: str = "default"
+    anchors: str = ""
+    """PEM file of the certificates that the control plane's own must be signed by; needed for https."""
+
+
+class ProxyIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who this proxy speaks for; its certificate comes from the control plane, its key never leaves its memory."""
+
+    account: str
+    namespace: str = "default"
+    trust_domain: str = TRUST_DOMAIN
 
 
 class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +142,10 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resources: tuple[dict[str, object], ...] = ()
     limits: Limits = Limits()
     control: ControlLink | None = None
+    identity: ProxyIdentity | None = None
+    """With it, mTLS to and from all other proxies that have one."""
+    egress: Egress = Egress()
+    """What may be called outside of the mesh, until the control plane has said it."""
     name: str = ""
     """Shown as the proxy's workload in logs and taps."""
     zone: str = ""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
+from mesh.model.authorization import Egress
 from mesh.model.config import Service
-from mesh.model.reports import SeriesDelta, TapEvent, TapMatch, TcpDelta
+from mesh.model.explain import Question, Step
+from mesh.model.reports import Seen, SeriesDelta, TapEvent, TapMatch, TcpDelta
 
 MAX_MESSAGE = 1024 * 1024
 HEARTBEAT_SECONDS = 1.0
@@ -68,6 +70,21 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     seconds: float
     series: tuple[SeriesDelta, ...] = ()
     tcp: tuple[TcpDelta, ...] = ()
+    seen: tuple[Seen, ...] = ()
+
+
+class Sign(msgspec.Struct, frozen=True, tag=True):
+    """Asks for a certificate; answered by Signed or NotSigned. The identity is the token's, whatever the request says."""
+
+    csr: str
+    """PEM (PKCS #10)."""
+
+
+class Explained(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Explain` of that number."""
+
+    number: int
+    steps: tuple[Step, ...]
 
 
 class Tapped(msgspec.Struct, frozen=True, tag=True):
@@ -84,7 +101,7 @@ class Alive(msgspec.Struct, frozen=True, tag=True):
     version: int = 0
 
 
-FromProxy = Hello | Subscribe | Unsubscribe | Ack | Nack | Report | Tapped | Alive
+FromProxy = Hello | Subscribe | Unsubscribe | Ack | Nack | Report | Sign | Explained | Tapped | Alive
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -98,6 +115,38 @@ class ServiceUpdate(msgspec.Struct, frozen=True, tag=True):
     name: str
     version: int
     service: Service | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, tag=True):
+    """What this proxy itself must know, beside services. Latest wins; pushed after Welcome and when it changes.
+
+    It is answered by Ack or Nack of the empty name."""
+
+    version: int
+    anchors: str = ""
+    """PEM: all roots that peers' certificates may be signed by, now; empty: no identities in this mesh."""
+    issuer: str = ""
+    """Names the certificate that signs now (SHA-256, hex): whoever holds one from another issuer has it renewed."""
+    egress: Egress = Egress()
+
+
+class Signed(msgspec.Struct, frozen=True, tag=True):
+    """The certificate, with what leads from it to a root (PEM, the workload's own first); and the roots, as in Settings."""
+
+    chain: str
+    anchors: str
+    issuer: str
+
+
+class NotSigned(msgspec.Struct, frozen=True, tag=True):
+    reason: str
+
+
+class Explain(msgspec.Struct, frozen=True, tag=True):
+    """What would become of this request? Answered by Explained with the same number."""
+
+    number: int
+    question: Question
 
 
 class TapStart(msgspec.Struct, frozen=True, tag=True):
@@ -121,4 +170,6 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-FromControl = Welcome | ServiceUpdate | TapStart | TapStop | Heartbeat | Refused
+FromControl = (
+    Welcome | ServiceUpdate | Settings | Signed | NotSigned | Explain | TapStart | TapStop | Heartbeat | Refused
+)

@@ -45,6 +45,8 @@ class SeriesKey(msgspec.Struct, frozen=True, array_like=True):
     """true | disabled | no_identity"""
     route: str = ""
     """`ROUTE/RULE` that it took; empty where the service has no routes."""
+    identity: str = ""
+    """outbound: what the endpoint proved to be; inbound: what the client did. Empty without mTLS."""
 
 
 class SeriesDelta(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +72,32 @@ class TcpDelta(msgspec.Struct, frozen=True, array_like=True):
     write_bytes: int
 
 
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """One kind of request that an application got, and what policy said to it: what policies are written from.
+
+    `count` is the growth since the report before."""
+
+    service: str
+    """Of the inbound listener."""
+    identity: str
+    """What the client proved to be; empty: nothing."""
+    source: str
+    """The client's address without port where it has no identity; else empty."""
+    protocol: str
+    """http | grpc | tcp"""
+    method: str
+    path: str
+    """With what looks like a key (a number, a UUID, a long hex or random word) as `*`; for gRPC `/package.Service/Method`."""
+    example: str
+    """The first such path, as it came, without its query."""
+    allowed: bool
+    by: str
+    """The policy that decided (`namespace/name`), or `default:...`."""
+    audited: str
+    """The policy that only audits and would have denied it; empty for none."""
+    count: int
+
+
 class TapEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of tap: `event` is req, rsp or end. Header values are never part of it; bodies never are."""
 
@@ -85,6 +113,13 @@ class TapEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     tls: str
     service: str = ""
     src_workload: str = ""
+    """What the client proved to be; empty for nothing."""
+    dst_identity: str = ""
+    """What the endpoint proved to be, or in an inbound proxy who we are ourselves."""
+    policy: str = ""
+    """What allowed or denied it (inbound): `namespace/name`, or `default:...`."""
+    audited: str = ""
+    """The policy that only audits and would have denied it."""
     method: str = ""
     authority: str = ""
     path: str = ""

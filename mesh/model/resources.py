@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, ClassVar
+import enum
+from typing import Annotated, Any, ClassVar, get_args
 
 import msgspec
 
+from mesh.model.authorization import Action, Default, Destination, Operation, Source, Strictness
 from mesh.model.config import Protocol, Timeouts
 from mesh.model.gateway import GROUP, GRPCRouteSpec, HTTPRouteSpec
 from mesh.model.traffic import (
@@ -28,6 +30,8 @@ from mesh.model.traffic import (
 
 API_VERSION = "conduit.mesh/v1alpha1"
 """Of the kinds that are our own; see `Resource.api_version` for each kind's."""
+MESH_NAMESPACE = "conduit"
+"""Whose resources may be for the whole mesh."""
 PORT_WORD = "${PORT}"
 """In a workload's command: the port that its program must listen on."""
 
@@ -63,6 +67,25 @@ class WorkloadSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     environment: dict[str, str] = {}
     zone: str = ""
     """Where it runs, for services whose balancing prefers a zone."""
+    account: str = ""
+    """Whom its identity names; the workload's own name where empty."""
+
+
+class TargetKind(enum.StrEnum):
+    """What a policy is for: all of the mesh (only from the namespace `conduit`), its own namespace, or one thing in
+    it."""
+
+    MESH = "Mesh"
+    NAMESPACE = "Namespace"
+    SERVICE = "Service"
+    WORKLOAD = "Workload"
+
+
+class Target(Part, frozen=True):
+    """`name` only where one thing is meant."""
+
+    kind: TargetKind
+    name: str = ""
 
 
 class EndpointSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -112,6 +135,63 @@ class FaultSpec(Part, frozen=True):
     """Seconds since the epoch, or in YAML a date and time; 0: until it is cleared."""
 
 
+class AuthorizationPolicySpec(Part, frozen=True):
+    """Who may, or may not, do what with what `target` names. See `Source` and `Operation`."""
+
+    target: Target
+    action: Action = Action.ALLOW
+    sources: tuple[Source, ...] = msgspec.field(name="from", default=())
+    operations: tuple[Operation, ...] = msgspec.field(name="to", default=())
+
+
+class DefaultPolicySpec(Part, frozen=True):
+    """What holds where no other policy speaks. The nearest word counts: workload, service, namespace, mesh."""
+
+    target: Target
+    inbound: Default | None = None
+    tls: Strictness | None = None
+    egress: Action | None = None
+    networks: tuple[str, ...] = ()
+    """CIDR blocks that are the mesh's own (`cluster-authenticated`)."""
+
+
+class EgressPolicySpec(Part, frozen=True):
+    """What the applications that `target` names may call outside of the mesh; without `to`, everything."""
+
+    target: Target
+    action: Action = Action.ALLOW
+    destinations: tuple[Destination, ...] = msgspec.field(name="to", default=())
+
+
+class ExternalAuthorizer(Part, frozen=True):
+    """A gRPC service that speaks Envoy's ext_authz v3."""
+
+    service: str
+    """A service of the mesh, or `host:port`."""
+    timeout: Duration = 0.25
+    fail_open: bool = False
+    headers: tuple[str, ...] = ()
+    cache: Duration = 0.0
+    operations: tuple[Operation, ...] = msgspec.field(name="to", default=())
+
+
+class EntryPoint(Part, frozen=True):
+    """Python that compiles policies, in the control plane: `module:function`, found in `directory` or installed."""
+
+    function: str
+    directory: str = ""
+    """Relative to the file that this stands in."""
+    options: dict[str, Any] = {}
+
+
+class PolicyPluginSpec(Part, frozen=True):
+    """Either an external authoriser, for what `target` names, or Python that writes policies."""
+
+    target: Target
+    authorizer: ExternalAuthorizer | None = None
+    python: EntryPoint | None = None
+
+
 class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: ClassVar[str] = "Workload"
     api_version: ClassVar[str] = API_VERSION
@@ -154,11 +234,50 @@ class GRPCRoute(msgspec.Struct, frozen=True, omit_defaults=True):
     spec: GRPCRouteSpec
 
 
+class AuthorizationPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    kind: ClassVar[str] = "AuthorizationPolicy"
+    api_version: ClassVar[str] = API_VERSION
+    metadata: Metadata
+    spec: AuthorizationPolicySpec
+
+
+class DefaultPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    kind: ClassVar[str] = "DefaultPolicy"
+    api_version: ClassVar[str] = API_VERSION
+    metadata: Metadata
+    spec: DefaultPolicySpec
+
+
+class EgressPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    kind: ClassVar[str] = "EgressPolicy"
+    api_version: ClassVar[str] = API_VERSION
+    metadata: Metadata
+    spec: EgressPolicySpec
+
+
+class PolicyPlugin(msgspec.Struct, frozen=True, omit_defaults=True):
+    kind: ClassVar[str] = "PolicyPlugin"
+    api_version: ClassVar[str] = API_VERSION
+    metadata: Metadata
+    spec: PolicyPluginSpec
+
+
 Route = HTTPRoute | GRPCRoute
-Resource = Workload | Endpoint | TrafficPolicy | Fault | HTTPRoute | GRPCRoute
-KINDS: dict[str, type[Resource]] = {
-    kind.kind: kind for kind in (Workload, Endpoint, TrafficPolicy, Fault, HTTPRoute, GRPCRoute)
-}
+Policy = AuthorizationPolicy | DefaultPolicy | EgressPolicy | PolicyPlugin
+"""What says who may call whom."""
+Resource = (
+    Workload
+    | Endpoint
+    | TrafficPolicy
+    | Fault
+    | HTTPRoute
+    | GRPCRoute
+    | AuthorizationPolicy
+    | DefaultPolicy
+    | EgressPolicy
+    | PolicyPlugin
+)
+KINDS: dict[str, type[Resource]] = {kind.kind: kind for kind in get_args(Resource)}
 API_VERSIONS: dict[str, tuple[str, ...]] = {
     **{name: (kind.api_version,) for name, kind in KINDS.items()},
     HTTPRoute.kind: (HTTPRoute.api_version, f"{GROUP}/v1beta1"),
