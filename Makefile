@@ -13,10 +13,12 @@ TEST_NEEDS  := nginx:nginx-light curl:curl h2load:nghttp2-client
 BENCH_NEEDS := $(TEST_NEEDS) haproxy:haproxy nghttpx:nghttp2-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiled demo test lint bench system system-bench clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help setup compiled demo test lint bench fuzz nightly system system-bench clean
 
 help:
-	@echo 'make setup | demo | test | lint | bench | clean      (options: ARGS="...")'
+	@echo 'make setup | demo | test | lint | bench | fuzz | nightly | clean      (options: ARGS="...", FUZZ_SECONDS=60)'
 
 setup: $(STAMP)
 
@@ -47,6 +49,13 @@ lint: setup
 
 bench: system-bench compiled
 	$(BIN)/python -m bench $(ARGS)
+
+# Each target so long; ARGS names some of them.
+fuzz: setup
+	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+# What is too long for every change.
+nightly: lint test fuzz
 
 system:
 	@bash .ci/need $(TEST_NEEDS)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from bench import policies
+from bench import hops, policies
+from bench.hops import Files
 from bench.process import BenchError
 from bench.scenarios import Protocol
 
@@ -34,11 +35,12 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One proxy ready to be started: write `config` to the path `command` names, then run it."""
+    """One proxy ready to be started: write `config` to `path`, which `command` names, then run it."""
 
     name: str
     command: list[str]
     config: str
+    path: Path
 
 
 def executable(name: str) -> str:
@@ -66,14 +68,27 @@ def conduit_config(protocol: Protocol, ports: Ports, governed: bool) -> str:
 
 def conduit(protocol: Protocol, ports: Ports, config: Path, governed: bool = False) -> Peer:
     command = [executable("conduit"), "proxy", "--config", str(config)]
-    return Peer("conduit", command, conduit_config(protocol, ports, governed))
+    return Peer("conduit", command, conduit_config(protocol, ports, governed), config)
 
 
-def envoy(protocol: Protocol, ports: Ports, config: Path, governed: bool = False) -> Peer:
+def envoy(
+    protocol: Protocol,
+    ports: Ports,
+    config: Path,
+    governed: bool = False,
+    secured: tuple[Files | None, Files | None] = (None, None),
+) -> Peer:
+    """`secured`: the files for TLS towards the upstream, and for TLS of the listener."""
     clusters = [_envoy_cluster(policies.SERVICE, protocol, ports.upstreams)]
     if governed:
         clusters[0] |= policies.envoy_cluster()
         clusters.append(_envoy_cluster(policies.ELSEWHERE, protocol, ()))
+    upstream_files, listener_files = secured
+    if upstream_files is not None:
+        clusters[0]["transport_socket"] = hops.envoy_caller(upstream_files)
+    chain: dict[str, object] = {}
+    if listener_files is not None:
+        chain["transport_socket"] = hops.envoy_called(listener_files)
     network_filter = _envoy_tcp() if protocol == "opaque" else _envoy_http(protocol, governed)
     text = {
         "admin": {"address": _envoy_address(ports.admin)},
@@ -82,7 +97,7 @@ def envoy(protocol: Protocol, ports: Ports, config: Path, governed: bool = False
                 {
                     "name": "echo",
                     "address": _envoy_address(ports.listen),
-                    "filter_chains": [{"filters": [network_filter]}],
+                    "filter_chains": [{"filters": [network_filter], **chain}],
                 }
             ],
             "clusters": clusters,
@@ -90,7 +105,7 @@ def envoy(protocol: Protocol, ports: Ports, config: Path, governed: bool = False
     }
     command = [executable("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning"]
     command.append("--disable-hot-restart")
-    return Peer("envoy", command, json.dumps(text, indent=2))
+    return Peer("envoy", command, json.dumps(text, indent=2), config)
 
 
 def _envoy_address(port: int) -> dict[str, object]:
@@ -161,7 +176,7 @@ listen echo
     bind 127.0.0.1:{ports.listen}{version}
     server nginx 127.0.0.1:{ports.upstreams[0]}{version}
 """
-    return Peer("haproxy", [executable("haproxy"), "-db", "-f", str(config)], text)
+    return Peer("haproxy", [executable("haproxy"), "-db", "-f", str(config)], text, config)
 
 
 def nghttpx(protocol: Protocol, ports: Ports, config: Path) -> Peer:
@@ -171,11 +186,47 @@ frontend=127.0.0.1,{ports.listen};no-tls
 backend=127.0.0.1,{ports.upstreams[0]};;proto={version}
 workers=1
 """
-    return Peer("nghttpx", [executable("nghttpx"), f"--conf={config}"], text)
+    return Peer("nghttpx", [executable("nghttpx"), f"--conf={config}"], text, config)
+
+
+def pair(name: str, listen: int, between: int, upstream: int, admins: tuple[int, int], folder: Path) -> list[Peer]:
+    """Two proxies of one kind in a row, the called one first; their files go to `folder`. Raises BenchError."""
+    caller, called = hops.certificates(folder)
+    first, second = folder / f"{name}-caller.conf", folder / f"{name}-called.conf"
+    if name == "conduit":
+        service = {"protocol": "http2", "endpoints": [{"address": f"127.0.0.1:{between}", "identity": hops.CALLED}]}
+        documents = (
+            {
+                "admin": f"127.0.0.1:{admins[0]}",
+                "outbound": [{"listen": f"127.0.0.1:{listen}", "service": policies.SERVICE}],
+                "services": {policies.SERVICE: {**service, "tls": caller.document()}},
+            },
+            {
+                "admin": f"127.0.0.1:{admins[1]}",
+                "inbound": [
+                    {
+                        "listen": f"127.0.0.1:{between}",
+                        "forward": f"127.0.0.1:{upstream}",
+                        "protocol": "http2",
+                        "service": policies.SERVICE,
+                        "tls": {**called.document(), "mode": "strict"},
+                    }
+                ],
+            },
+        )
+        command = [executable("conduit"), "proxy", "--config"]
+        return [
+            Peer(name, [*command, str(second)], yaml.safe_dump(documents[1], sort_keys=False), second),
+            Peer(name, [*command, str(first)], yaml.safe_dump(documents[0], sort_keys=False), first),
+        ]
+    ahead = envoy("http2", Ports(listen, (between,), admins[0]), first, secured=(caller, None))
+    behind = envoy("http2", Ports(between, (upstream,), admins[1]), second, secured=(None, called))
+    return [behind, ahead]
 
 
 def supports(name: str, protocol: Protocol, governed: bool = False) -> bool:
-    """Whether a proxy can carry this at all: nghttpx speaks HTTP only, and policies are conduit's and Envoy's."""
+    """Whether a proxy can carry this at all: nghttpx speaks HTTP only, and policies (and two hops) are conduit's and
+    Envoy's."""
     if governed:
         return name in ("conduit", "envoy")
     return not (name == "nghttpx" and protocol == "opaque")
@@ -197,7 +248,7 @@ def build(
         case "conduit" if conduit_command:
             words = shlex.split(conduit_command)
             filled = [word.format(listen=ports.listen, upstream=ports.upstreams[0], config=config) for word in words]
-            return Peer("conduit", filled, conduit_config(protocol, ports, governed))
+            return Peer("conduit", filled, conduit_config(protocol, ports, governed), config)
         case "conduit":
             return conduit(protocol, ports, config, governed)
         case "envoy":

@@ -9,13 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import load, measure
 from bench.backend import backends
 from bench.load import Latency
-from bench.peers import Ports, build, supports
+from bench.peers import Ports, build, pair, supports
 from bench.process import BenchError, Running, free_ports, running, wait_listening
 from bench.scenarios import Scenario, warm_up
 
@@ -55,11 +55,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A started proxy: its process, its port and its memory before any load."""
+    """A started proxy, or two in a row: the processes, the port and its memory before any load."""
 
-    program: Running
+    programs: tuple[Running, ...]
     port: int
     rss_idle_bytes: int
+
+    def pids(self) -> list[int]:
+        """All processes whose cost counts."""
+        return [pid for program in self.programs for pid in measure.process_tree(program.pid)]
 
 
 def execute(plan: Plan, progress: Callable[[str], None]) -> list[Sample]:
@@ -77,7 +81,7 @@ def execute(plan: Plan, progress: Callable[[str], None]) -> list[Sample]:
                 with ExitStack() as stack:
                     started: dict[str, Contender] = {}
                     for peer in plan.peers:
-                        if not supports(peer, scenario.protocol, scenario.policies):
+                        if not supports(peer, scenario.protocol, scenario.policies or scenario.hops > 1):
                             continue
                         try:
                             contender = contend(plan, scenario, peer, servers.ports[scenario.protocol], folder)
@@ -92,15 +96,24 @@ def execute(plan: Plan, progress: Callable[[str], None]) -> list[Sample]:
 @contextmanager
 def contend(plan: Plan, scenario: Scenario, name: str, upstreams: tuple[int, ...], folder: Path) -> Iterator[Contender]:
     """One proxy, started for the scenario, listening and idle, for the length of the block."""
-    listen, admin = free_ports(2)
+    listen, between, *admins = free_ports(4)
     config = folder / f"{name}-{scenario.name}.conf"
-    ports = Ports(listen, upstreams if scenario.policies else upstreams[:1], admin)
-    peer = build(name, scenario.protocol, ports, config, plan.conduit_command, governed=scenario.policies)
-    config.write_text(peer.config)
-    with running(name, peer.command, plan.proxy_core, config.with_suffix(".log")) as program:
-        wait_listening(program, listen)
+    if scenario.hops > 1:
+        peers = pair(name, listen, between, upstreams[0], (admins[0], admins[1]), folder)
+    else:
+        ports = Ports(listen, upstreams if scenario.policies else upstreams[:1], admins[0])
+        peers = [build(name, scenario.protocol, ports, config, plan.conduit_command, governed=scenario.policies)]
+    with ExitStack() as stack:
+        programs = []
+        for peer, port in zip(peers, (between, listen) if len(peers) > 1 else (listen,), strict=True):
+            path = peer.path
+            path.write_text(peer.config)
+            program = stack.enter_context(running(name, peer.command, plan.proxy_core, path.with_suffix(".log")))
+            wait_listening(program, port)
+            programs.append(program)
         time.sleep(SETTLE_SECONDS)
-        yield Contender(program, listen, measure.rss_bytes(measure.process_tree(program.pid)))
+        contender = Contender(tuple(programs), listen, 0)
+        yield replace(contender, rss_idle_bytes=measure.rss_bytes(contender.pids()))
 
 
 def rounds(
@@ -136,8 +149,7 @@ def measured(
     folder: Path,
 ) -> Sample:
     """One run of load against one contender: what it achieved, what it cost, and who disturbed it."""
-    program = contender.program
-    pids = measure.process_tree(program.pid)
+    pids = contender.pids()
     loaders = [os.getpid(), *server_pids]  # the load generator is counted in us, its parent
     peak = 0
 
@@ -159,8 +171,9 @@ def measured(
         error = f"a process of {name} ended during the run"
     except BenchError as reason:
         error = str(reason)
-    if program.popen.poll() is not None:
-        error = f"{error}; {program.why_it_ended()}".removeprefix("; ")
+    for program in contender.programs:
+        if program.popen.poll() is not None:
+            error = f"{error}; {program.why_it_ended()}".removeprefix("; ")
     if error:
         return Sample(scenario.name, name, number, error=error)
     return Sample(

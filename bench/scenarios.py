@@ -19,7 +19,8 @@ class Scenario:
 
     Saturating HTTP scenarios send `requests`; paced ones (`rate` > 0, requests per second over all
     connections) last `seconds`; opaque ones pull `stream_bytes` over each connection. Where `policies` is
-    set the proxies have those of `policies.py`, and two endpoints; only proxies that can have them take part.
+    set the proxies have those of `policies.py`, and two endpoints; only proxies that can have them take part. With two
+    `hops` there are two proxies in a row, with mutual TLS between them (`hops.py`).
     """
 
     name: str
@@ -33,6 +34,7 @@ class Scenario:
     seconds: int = 0
     stream_bytes: int = 0
     policies: bool = False
+    hops: int = 1
 
 
 SCENARIOS = (
@@ -57,6 +59,15 @@ SCENARIOS = (
     ),
     Scenario(
         "h2-64x1-policies", "HTTP/2, 64 connections x 1 stream, policies", "http2", 64, requests=60_000, policies=True
+    ),
+    Scenario(
+        "h2-16x16-mtls",
+        "HTTP/2, 16 connections x 16 streams, two hops with mTLS",
+        "http2",
+        16,
+        16,
+        requests=60_000,
+        hops=2,
     ),
     Scenario("tcp", "opaque TCP, 4 connections", "opaque", 4, stream_bytes=512 * 1024 * 1024),
 )

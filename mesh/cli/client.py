@@ -16,7 +16,7 @@ import msgspec
 import trio
 import trio_websocket
 
-from mesh.local.rendezvous import find
+from mesh.local.rendezvous import client_context, find
 from mesh.model.api import Problem
 from mesh.model.errors import ConduitError, ConfigError, ControlError
 
@@ -27,28 +27,46 @@ E = TypeVar("E", bound=BaseException)
 Function = Callable[..., object]
 
 
+CA = "mesh.cli.client.ca"
+
+
 def control_options(function: Function) -> Function:
-    """Adds --control and --token to a command; they arrive as `control` and `token`, to be passed to `Api.find`."""
+    """Adds --control, --token and --ca to a command. The first two arrive as `control` and `token`, to be passed to
+    `Api.find`, which knows the third by itself."""
+    ca = click.option(
+        "--ca",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        expose_value=False,
+        callback=remember,
+        help="PEM: who vouches for it, if it is https.  [default: CONDUIT_CA, or the local mesh's]",
+    )
     token = click.option("--token", help="Opens its API.  [default: CONDUIT_TOKEN, or that of the local mesh]")
     control = click.option(
         "--control", metavar="URL", help="The control plane.  [default: CONDUIT_CONTROL, or the local mesh]"
     )
-    return control(token(function))
+    return control(token(ca(function)))
+
+
+def remember(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Keeps the value of --ca for as long as the command runs."""
+    context.meta[CA] = value
 
 
 class Api:
-    """One control plane: where it is and what opens it."""
+    """One control plane: where it is, what opens it, and the PEM file of who vouches for it (empty: the system)."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, ca: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ControlError(f"{url!r} is not a URL of a control plane, such as http://127.0.0.1:4190")
-        self.url, self.token = url.rstrip("/"), token
+        self.url, self.token, self.ca = url.rstrip("/"), token, ca
 
     @classmethod
     def find(cls, control: str | None, token: str | None) -> Api:
         """The one that is named, or else the local mesh's; raises ControlError where there is none."""
-        return cls(*find(control, token))
+        context = click.get_current_context(silent=True)
+        return cls(*find(control, token, context.meta.get(CA) if context is not None else None))
 
     def ask(
         self, method: str, path: str, *, params: Params | None = None, body: str = "", headers: Mapping[str, str] = {}
@@ -62,6 +80,7 @@ class Api:
                 content=body.encode() if body else None,
                 headers={"Authorization": f"Bearer {self.token}", **headers},
                 timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+                verify=self.context() or False,  # nothing to verify where it is not https
                 trust_env=False,  # a proxy variable may be the mesh's own, and this is not the mesh's traffic
             )
         except httpx.TransportError as exc:
@@ -73,7 +92,7 @@ class Api:
     async def watch(self, path: str, params: Params, take: Callable[[str], bool]) -> None:
         """Hands each message to `take` until that returns False; raises ControlError where the stream cannot go on."""
         url = f"{self.url.replace('http', 'ws', 1)}{path}?{urlencode(params)}"
-        context = ssl.create_default_context() if url.startswith("wss:") else None
+        context = self.context()
         failure: ConduitError | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -105,7 +124,14 @@ class Api:
         if failure is not None:
             raise failure
 
+    def context(self) -> ssl.SSLContext | None:
+        """What TLS to it needs, None where it is not https; raises ConfigError where the CA's file is not usable."""
+        return client_context(self.ca) if self.url.startswith("https:") else None
+
     def _unreachable(self, exc: Exception) -> str:
+        if "CERTIFICATE_VERIFY_FAILED" in str(exc):
+            vouching = self.ca or "this system's roots"
+            return f"who answers at {self.url} is not vouched for by {vouching}: {exc}; --ca names other roots"
         return f"no control plane answers at {self.url}: {str(exc) or type(exc).__name__}; is the mesh still running?"
 
 

@@ -17,7 +17,10 @@ import click
 
 from mesh.model.errors import ConduitError
 
-VERBS = ("apply", "control", "delete", "demo", "fault", "get", "proxy", "run", "stat", "tap", "up", "version")
+VERBS = (
+    *("apply", "authz", "check", "control", "delete", "demo", "edges", "explain", "fault", "get"),
+    *("identity", "proxy", "run", "stat", "tap", "token", "up", "version"),
+)
 INTERRUPTED = 130
 
 

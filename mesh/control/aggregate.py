@@ -26,6 +26,8 @@ MAX_CELLS = 200_000
 need 90,000."""
 
 OVERFLOW = "(other)"
+MAX_WORD = 300
+"""Characters of a peer or an identity, of which a DNS name has 253 at most."""
 
 
 class Series(NamedTuple):
@@ -40,6 +42,12 @@ class Series(NamedTuple):
     """The workload whose proxy reports."""
     protocol: str
     tls: str
+    peer: str = ""
+    """outbound: the endpoint's workload, or its address outside of the mesh; empty: no endpoint was reached."""
+    identity: str = ""
+    """What the other side proved to be (DNS spelling); empty: nothing."""
+    own: str = ""
+    """Who the reporting proxy is, by its token; empty where the mesh has no identities."""
 
 
 class Cell:
@@ -133,13 +141,17 @@ class Aggregate:
         seconds: float,
         deltas: Iterable[SeriesDelta],
         resolve: Resolve,
+        own: str = "",
     ) -> None:
-        """Takes the deltas of one report of the workload `source`, which cover the `seconds` before `now`."""
+        """Takes the deltas of one report of the workload `source`, which cover the `seconds` before `now`. `own` is the
+        identity that its token is for."""
         grown: dict[Series, Cell] = {}
         for delta in deltas:
             key = delta.key
             service = resolve(key.service)
-            series = Series(key.direction, *service, *source, key.protocol, key.tls)
+            peer = short(key.peer) if key.direction == "outbound" else ""
+            identity = short(key.identity)
+            series = Series(key.direction, *service, *source, key.protocol, key.tls, peer, identity, own)
             cell = grown.get(series)
             if cell is None:
                 cell = grown[series] = Cell()
@@ -254,6 +266,11 @@ class Aggregate:
 def portion(count: int, part: int, parts: int) -> int:
     """Part `part` (from 0) of `parts` of a count: as even as whole numbers are, and adding up to it."""
     return count * (part + 1) // parts - count * part // parts
+
+
+def short(word: str) -> str:
+    """A proxy's word, if it is not too long to be kept; else none."""
+    return word if len(word) <= MAX_WORD else ""
 
 
 def overflow(series: Series) -> Series:

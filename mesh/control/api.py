@@ -1,8 +1,8 @@
-"""The one port of the control plane: HTTP/1.1 (h11) and websockets (trio-websocket) on it.
+"""The one port of the control plane: HTTP/1.1 (h11) and websockets (trio-websocket) on it, over TLS or plain.
 
-General theory. Each accepted connection is one task, which reads heads with h11, judges them (access.py), finds their
-route (routes.py) and answers. A websocket is judged and routed the same way, while it is still HTTP; then its head is
-written out again and given to trio-websocket, in a nursery of its own.
+General theory. Each accepted connection is one task, which looks whether it is TLS (transport.py), reads heads with
+h11, judges them (access.py), finds their route (routes.py) and answers. A websocket is judged and routed the same way,
+while it is still HTTP; then its head is written out again and given to trio-websocket, in a nursery of its own.
 
 Rules:
 - Heads, bodies, connections and every wait for the peer are bounded.
@@ -13,8 +13,9 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from ssl import SSLContext
 
 import h11
 import structlog
@@ -23,7 +24,9 @@ from trio_websocket import ConnectionClosed, wrap_server_stream
 from wsproto.utilities import ProtocolError
 
 from mesh.control.access import Access
+from mesh.control.audit import Audit
 from mesh.control.routes import Answer, Refusal, Request, Route, Router, check_known, parse_target
+from mesh.control.transport import address_of, begins_tls, shake_hands
 from mesh.control.websocket import Replay, WebSocket
 from mesh.model.api import Problem
 from mesh.model.errors import PeerError
@@ -42,8 +45,16 @@ HANDSHAKE_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 READ_BYTES = 16 * 1024
 
-HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-"""On every answer: what is shown here is of this moment, and data."""
+HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+"""On every answer, unless it has such a field itself: what is shown here is of this moment, and data."""
 
 
 class Gone(Exception):
@@ -51,12 +62,24 @@ class Gone(Exception):
 
 
 class Api:
-    """Serves listeners; `counters` count connections that ended badly, by reason."""
+    """Serves listeners; `counters` count connections that ended badly, by reason.
 
-    def __init__(self, router: Router, access: Access, log: structlog.typing.FilteringBoundLogger) -> None:
+    `tls` gives the context for a connection that begins now; without it, there is no TLS here.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        access: Access,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        audit: Audit | None = None,
+        tls: Callable[[], SSLContext] | None = None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.connections = 0
         self._router, self._access, self._log = router, access, log
+        self._audit, self._tls = audit, tls
         self._last = 0
 
     def __repr__(self) -> str:
@@ -81,7 +104,7 @@ class Api:
             return
         self.connections += 1
         try:
-            await Conversation(stream, name, self._router, self._access).run()
+            await self._converse(stream, name)
         except* Gone as group:
             self.counters[str(group.exceptions[0])] += 1
         except* (PeerError, ConnectionClosed, ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -93,12 +116,52 @@ class Api:
             self.connections -= 1
             stream.socket.close()  # at once: aclose would be a checkpoint, and this may be a cancelled task
 
+    async def _converse(self, stream: trio.SocketStream, name: str) -> None:
+        source = address_of(stream)
+        secured = await self._secured(stream)
+        try:
+            inner = secured or stream
+            await Conversation(inner, name, source, secured is not None, self._router, self._access, self._audit).run()
+        finally:
+            if secured is not None:
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await secured.aclose()
+
+    async def _secured(self, stream: trio.SocketStream) -> trio.SSLStream[trio.SocketStream] | None:
+        """The stream inside TLS, None where the client speaks plain; raises Gone."""
+        if self._tls is None:
+            return None
+        try:
+            with trio.move_on_after(HEAD_SECONDS) as scope:
+                if not await begins_tls(stream):
+                    return None
+            if scope.cancelled_caught:
+                raise Gone("too slow")
+            with trio.move_on_after(HANDSHAKE_SECONDS):
+                return await shake_hands(stream, self._tls())
+        except trio.BrokenResourceError as exc:
+            raise Gone("no TLS handshake") from exc
+        raise Gone("TLS handshake too slow")
+
 
 class Conversation:
-    """What is said on one connection: requests and answers in turn, or one websocket to the end."""
+    """What is said on one connection: requests and answers in turn, or one websocket to the end.
 
-    def __init__(self, stream: trio.SocketStream, name: str, router: Router, access: Access) -> None:
+    `source` is the client's address, `secure` whether the stream is inside TLS.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        name: str,
+        source: str,
+        secure: bool,
+        router: Router,
+        access: Access,
+        audit: Audit | None,
+    ) -> None:
         self._stream, self._name, self._router, self._access = stream, name, router, access
+        self._source, self._secure, self._audit = source, secure, audit
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
 
     def __repr__(self) -> str:
@@ -127,16 +190,20 @@ class Conversation:
 
     async def _respond(self, head: h11.Request) -> bool:
         """Answers one request; True where the connection is used up because it was a websocket."""
+        request = Request("", "", source=self._source, secure=self._secure)
+        route: Route | None = None
         try:
-            request = understand(head)
+            request = replace(understand(head), source=self._source, secure=self._secure)
             websocket = wants_websocket(request)
             if not self._router.is_open(request.path):
-                sent_on = self._access.check(request, websocket=websocket)
-                if sent_on is not None:
-                    await self._send(sent_on)
+                found = self._access.check(request, websocket=websocket)
+                if isinstance(found, Answer):
+                    await self._send(found)
                     return False
+                request = replace(request, bearer=found)
             route, parameters = self._router.find(request.method, request.path, websocket=websocket)
             request = replace(request, parameters=parameters)
+            self._access.permit(request, route)
             check_known(request, route)
             if route.socket is not None:
                 if route.check is not None:
@@ -145,8 +212,13 @@ class Conversation:
                 return True
             body = await self._body(head)
             assert route.handler is not None
-            await self._send(await route.handler(replace(request, body=body)))
+            answer = await route.handler(replace(request, body=body))
+            if self._audit is not None:
+                self._audit.done(request, route, answer)
+            await self._send(answer)
         except Refusal as refusal:
+            if self._audit is not None:
+                self._audit.refused(request, route, refusal)
             await self._send(refusal.answer())
         return False
 
@@ -185,6 +257,8 @@ class Conversation:
                 raise Gone("no websocket handshake")
             try:
                 assert route.socket is not None
+                if self._audit is not None:
+                    self._audit.done(request, route)
                 await route.socket(request, WebSocket(connection, self._name))
             finally:
                 with trio.move_on_after(CLOSE_SECONDS):
@@ -206,14 +280,14 @@ class Conversation:
                     raise Gone("reset") from exc
             if scope.cancelled_caught:
                 raise Gone("too slow")
-            self._http.receive_data(data)
+            self._http.receive_data(bytes(data))
 
     async def _idle(self) -> float:
         """Waits for the first byte of the next head; the time by which the head must be there."""
         if not self._http.trailing_data[0]:
             with trio.move_on_after(IDLE_SECONDS) as scope:
                 try:
-                    self._http.receive_data(await self._stream.receive_some(READ_BYTES))
+                    self._http.receive_data(bytes(await self._stream.receive_some(READ_BYTES)))
                 except trio.BrokenResourceError as exc:
                     raise Gone("reset") from exc
             if scope.cancelled_caught:
@@ -221,7 +295,9 @@ class Conversation:
         return trio.current_time() + HEAD_SECONDS
 
     async def _send(self, answer: Answer) -> None:
-        fields = [*answer.headers, *HEADERS, (b"content-length", str(len(answer.body)).encode())]
+        given = {name for name, _ in answer.headers}
+        fields = [*answer.headers, *(field for field in HEADERS if field[0] not in given)]
+        fields.append((b"content-length", str(len(answer.body)).encode()))
         if self._http.their_state is not h11.DONE:
             fields.append((b"connection", b"close"))  # what follows of the request is not read
         data = self._http.send(h11.Response(status_code=answer.status, headers=fields)) or b""
@@ -247,7 +323,8 @@ class Conversation:
         """Lets the client read our answer before the connection closes upon what it still sends; bounded."""
         with trio.move_on_after(CLOSE_SECONDS):
             try:
-                await self._stream.send_eof()
+                if isinstance(self._stream, trio.SocketStream):  # TLS knows no half
+                    await self._stream.send_eof()
                 for _ in range(MAX_BODY // READ_BYTES):
                     if not await self._stream.receive_some(READ_BYTES):
                         return

@@ -10,24 +10,45 @@ Rules:
   refused, and takes its place when the first is gone.
 - What a route to a service that is not there means depends on whether that is there: a service that comes or goes
   touches those whose routes refer to it.
+- Policies of access are for all services that their targets name, there now or not: they touch those that there are.
+  Each touches its namespace too (a service without name), for what an application may call outside is no service's.
 - `version` grows when what a proxy can be told has changed or may have, and only then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, TypeVar, assert_never
 
 from mesh.model.api import ResourceStatus
 from mesh.model.compose import parents_of
 from mesh.model.errors import ConfigError
 from mesh.model.gateway import BackendRef, GRPCRouteRule, HTTPRouteRule, is_service
-from mesh.model.resources import Endpoint, Fault, GRPCRoute, HTTPRoute, Resource, Route, TrafficPolicy, Workload
+from mesh.model.resources import (
+    MESH_NAMESPACE,
+    AuthorizationPolicy,
+    DefaultPolicy,
+    EgressPolicy,
+    Endpoint,
+    Fault,
+    GRPCRoute,
+    HTTPRoute,
+    Policy,
+    PolicyPlugin,
+    Resource,
+    Route,
+    TargetKind,
+    TrafficPolicy,
+    Workload,
+)
 
 MAX_RESOURCES = 50_000
 """Of all files together; local mode needs dozens, and a runaway generator of files should meet an error, not swap."""
 
 APPLIED_RANK, SOURCE_RANK = 0, 1
+PLUGIN = PolicyPlugin.kind
+
+P = TypeVar("P", bound=Policy)
 
 
 class Key(NamedTuple):
@@ -90,6 +111,8 @@ class Members:
                 self.faults.append(resource)
             case HTTPRoute() | GRPCRoute():
                 self.routes.append(resource)
+            case AuthorizationPolicy() | DefaultPolicy() | EgressPolicy() | PolicyPlugin():
+                raise TypeError(f"{resource.kind} is kept by namespace, not by service")
             case _:
                 assert_never(resource)
 
@@ -100,7 +123,9 @@ def key_of(resource: Resource) -> Key:
 
 
 def services_of(resource: Resource) -> frozenset[ServiceKey]:
-    """The services that a resource is about: none for a workload that serves nothing, each parent of a route."""
+    """The services that a resource is about: none for a workload that serves nothing, each parent of a route.
+
+    None for policies of access: which those are for depends on what there is."""
     namespace = resource.metadata.namespace
     match resource:
         case Workload(spec=spec):
@@ -111,6 +136,8 @@ def services_of(resource: Resource) -> frozenset[ServiceKey]:
             return frozenset({ServiceKey(namespace, resource.spec.service)})
         case HTTPRoute() | GRPCRoute():
             return frozenset(ServiceKey(*parent) for parent in parents_of(resource))
+        case AuthorizationPolicy() | DefaultPolicy() | EgressPolicy() | PolicyPlugin():
+            return frozenset()
         case _:
             assert_never(resource)
 
@@ -143,6 +170,8 @@ class Cluster:
         self._referring: dict[ServiceKey, dict[Key, Route]] = {}
         """What is in force, by service: what is about it, and the routes that refer to it."""
         self._members: dict[ServiceKey, Members] = {}
+        self._policies: dict[str, dict[Key, Policy]] = {}
+        """Policies of access in force, by namespace."""
 
     def __repr__(self) -> str:
         return f"<Cluster version={self.version} files={len(self._files)} resources={len(self._claims)}>"
@@ -248,6 +277,31 @@ class Cluster:
             e.spec.workload == workload for e in members.endpoints
         )
 
+    def services_with(self, namespace: str, workload: str) -> list[str]:
+        """The names of the services that a workload is behind, sorted."""
+        return [key.name for key in self.services() if self.serves(key, namespace, workload)]
+
+    def has_workload(self, namespace: str, name: str) -> bool:
+        """Whether there is such a workload, declared or seen as an endpoint."""
+        if Key(Workload.kind, namespace, name) in self._claims:
+            return True
+        return any(
+            endpoint.spec.workload == name
+            for members in self._members.values()
+            for endpoint in members.endpoints
+            if endpoint.metadata.namespace == namespace
+        )
+
+    def policies_for(self, namespace: str, kind: type[P]) -> list[P]:
+        """Those of one kind that may be for workloads of a namespace: its own and the mesh's, sorted by key."""
+        found = {**self._policies.get(namespace, {}), **self._policies.get(MESH_NAMESPACE, {})}
+        return [policy for _, policy in sorted(found.items()) if isinstance(policy, kind)]
+
+    def authorizers(self) -> list[PolicyPlugin]:
+        """All plugins that ask somebody, of any namespace, sorted by key: whom one may ask depends on the others."""
+        plugins = [item for found in self._policies.values() for item in found.items() if item[0].kind == PLUGIN]
+        return [each for _, each in sorted(plugins) if isinstance(each, PolicyPlugin) and each.spec.authorizer]
+
     # --- inside
 
     def _winner(self, key: Key) -> Resource | None:
@@ -262,12 +316,14 @@ class Cluster:
 
     def _settle(self, before: dict[Key, Resource | None]) -> frozenset[ServiceKey]:
         touched: set[ServiceKey] = set()
+        policies: list[Policy] = []
         effective = False
         for key, old in before.items():
             new = self._winner(key)
             if old == new:
                 continue
             effective = True
+            policies += [each for each in (old, new) if isinstance(each, Policy)]
             if old is not None:
                 touched |= services_of(old)
                 self._leave(key, old)
@@ -277,11 +333,30 @@ class Cluster:
         for service in [service for service in touched if self._regather(service)]:
             for route in self._referring.get(service, {}).values():
                 touched |= services_of(route)
+        for policy in policies:
+            touched |= self._reached(policy)
         if effective:
             self.version += 1
         return frozenset(touched)
 
+    def _reached(self, policy: Policy) -> set[ServiceKey]:
+        """What a policy touches by coming or going."""
+        namespace, target = policy.metadata.namespace, policy.spec.target
+        reached = {ServiceKey(namespace, "")}
+        if target.kind is TargetKind.MESH or (isinstance(policy, PolicyPlugin) and policy.spec.authorizer is not None):
+            return reached | set(self.services())  # who asks whom, all over the mesh: see compose_access
+        if target.kind is TargetKind.SERVICE:
+            return reached | {ServiceKey(namespace, target.name)}
+        for key in self.services():
+            if key.namespace == namespace and (
+                target.kind is TargetKind.NAMESPACE or self.serves(key, namespace, target.name)
+            ):
+                reached.add(key)
+        return reached
+
     def _enter(self, key: Key, resource: Resource) -> None:
+        if isinstance(resource, Policy):
+            self._policies.setdefault(key.namespace, {})[key] = resource
         for service in services_of(resource):
             self._about.setdefault(service, {})[key] = resource
         if isinstance(resource, HTTPRoute | GRPCRoute):
@@ -289,6 +364,10 @@ class Cluster:
                 self._referring.setdefault(service, {})[key] = resource
 
     def _leave(self, key: Key, resource: Resource) -> None:
+        if isinstance(resource, Policy):
+            del self._policies[key.namespace][key]
+            if not self._policies[key.namespace]:
+                del self._policies[key.namespace]
         for service in services_of(resource):
             del self._about[service][key]
         if isinstance(resource, HTTPRoute | GRPCRoute):

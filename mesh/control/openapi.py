@@ -15,10 +15,11 @@ REFERENCE = "#/components/schemas/{name}"
 MEANINGS = {
     400: "The request cannot be understood.",
     401: "The token is missing or wrong.",
-    403: "Not addressed to us, or not from our own pages.",
+    403: "Not addressed to us, not from our own pages, or the token's role is not enough.",
     404: "There is no such thing.",
-    409: "It is kept elsewhere.",
+    409: "It is kept elsewhere, or nobody is there to be asked.",
     422: "A resource is wrong; file, line and field say where.",
+    503: "Who would know has not answered.",
 }
 
 
@@ -58,12 +59,15 @@ def operation(route: Route, known: dict[Any, dict[str, Any]]) -> dict[str, objec
         answers[str(status)] = {"description": MEANINGS[status], **json_body(known[Problem])}
     if route.open:
         made["security"] = []
+    else:
+        made["x-role"] = route.needed.value
     parameters = [in_path(part[1:-1]) for part in route.path.split("/") if part.startswith("{")]
     parameters += [in_query(query) for query in route.query]
     if parameters:
         made["parameters"] = parameters
     if route.takes:
-        made["requestBody"] = {"required": True, "content": {route.takes: {"schema": {"type": "string"}}}}
+        body = schema(route.hears, known) if route.hears is not None else {"type": "string"}
+        made["requestBody"] = {"required": True, "content": {route.takes: {"schema": body}}}
     return made
 
 

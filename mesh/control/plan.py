@@ -3,14 +3,18 @@
 Names resolve as in Kubernetes: `votes` is in the caller's namespace, `votes.demo` in `demo`, and `votes.demo.svc` and
 `votes.demo.svc.cluster.local` are the same, spelt out. Case and one final dot do not matter (RFC 4343, RFC 1034 3.1).
 
-What a service means may depend on who asks: a route in the caller's namespace holds for its callers alone.
+What a service means may depend on who asks: a route in the caller's namespace holds for its callers alone, and who may
+call it is told to the proxies beside it alone.
 """
 
 from __future__ import annotations
 
 from mesh.control.cluster import Cluster, Members, ServiceKey
-from mesh.model import compose
+from mesh.model import compose, compose_access
+from mesh.model.authorization import Authorization, Egress
 from mesh.model.config import Endpoint, Protocol, Service
+from mesh.model.identity import TRUST_DOMAIN
+from mesh.model.resources import AuthorizationPolicy, DefaultPolicy, EgressPolicy
 
 MAX_NAME = 253
 """Of a host name (RFC 1035 2.3.4); what is longer names nothing."""
@@ -34,8 +38,12 @@ def resolve(name: str, namespace: str) -> ServiceKey | None:
     return key if all(key) else None
 
 
-def plan(cluster: Cluster, name: str, namespace: str) -> Service | None:
-    """The service as a proxy in `namespace` must know it, endpoints sorted by address; None where there is none."""
+def plan(
+    cluster: Cluster, name: str, namespace: str, workload: str = "", *, trust_domain: str = TRUST_DOMAIN
+) -> Service | None:
+    """The service as a proxy in `namespace` must know it, endpoints sorted by address; None where there is none.
+
+    A proxy of a `workload` that is behind the service is told its `authorization` as well."""
     key = resolve(name, namespace)
     members = cluster.members(key) if key else None
     if key is None or members is None:
@@ -54,6 +62,36 @@ def plan(cluster: Cluster, name: str, namespace: str) -> Service | None:
             caller=namespace,
             exists=cluster.exists,
         ),
+        authorization=authorization(cluster, members, workload, trust_domain)
+        if workload and cluster.serves(key, namespace, workload)
+        else None,
+    )
+
+
+def authorization(cluster: Cluster, members: Members, workload: str, trust_domain: str) -> Authorization:
+    """Who may call a service, at the proxies of a workload that is behind it."""
+    namespace, service = members.key
+    return compose_access.authorization(
+        namespace,
+        service,
+        workload,
+        policies=cluster.policies_for(namespace, AuthorizationPolicy),
+        defaults=cluster.policies_for(namespace, DefaultPolicy),
+        plugins=cluster.authorizers(),
+        health=compose.policy(*members.key, members.policies).health,
+        trust_domain=trust_domain,
+    )
+
+
+def egress(cluster: Cluster, workload: ServiceKey) -> Egress:
+    """What a workload may call outside of the mesh."""
+    namespace, name = workload
+    return compose_access.egress(
+        namespace,
+        name,
+        cluster.services_with(namespace, name),
+        policies=cluster.policies_for(namespace, EgressPolicy),
+        defaults=cluster.policies_for(namespace, DefaultPolicy),
     )
 
 

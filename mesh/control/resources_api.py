@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from urllib.parse import unquote
 
 import msgspec
@@ -9,11 +10,12 @@ from msgspec.structs import replace
 
 from mesh.control.applied import Applied, InSource
 from mesh.control.cluster import Cluster, Held, Key, key_of, services_of
+from mesh.control.plugins import SCHEME
 from mesh.control.routes import Answer, Query, Refusal, Request, Route, answer, text
-from mesh.model import compose
+from mesh.model import compose, compose_access
 from mesh.model.api import Condition, Problem, ResourceStatus, ResourceView
 from mesh.model.errors import ConfigError
-from mesh.model.resources import API_VERSION, KINDS, Metadata, Resource
+from mesh.model.resources import API_VERSION, KINDS, DefaultPolicy, Metadata, Policy, PolicyPlugin, Resource
 
 KIND = Query("kind", "Only of this kind.", choices=("", *KINDS))
 ONE = "/api/v1/resources/{kind}/{namespace}/{name}"
@@ -50,6 +52,7 @@ class ResourcesApi:
                 handler=self.put,
                 takes="application/yaml",
                 problems=(422,),
+                audit="apply",
             ),
             Route("GET", ONE, "One resource.", ResourceView, handler=self.get, problems=(404,)),
             Route(
@@ -59,22 +62,28 @@ class ResourcesApi:
                 ResourceStatus,
                 handler=self.delete,
                 problems=(404, 409),
+                audit="delete",
             ),
         ]
 
     async def get_all(self, request: Request) -> Answer:
         kind = text(request, KIND)
-        views = [self._view(held) for held in self._cluster.held(kind)]
-        views += [refused(status) for status in self._cluster.refusals() if status.kind in (kind, "") or not kind]
+        refusals = self._cluster.refusals()
+        failed = failures(refusals)
+        views = [self._view(held, failed.get(key_of(held.resource), "")) for held in self._cluster.held(kind)]
+        others = [
+            status for status in refusals if not status.file.startswith(SCHEME) or key_in_status(status) not in failed
+        ]
+        views += [refused(status) for status in others if status.kind in (kind, "") or not kind]
         return answer(views)
 
     async def get(self, request: Request) -> Answer:
         key = key_in(request)
         held = self._cluster.get(key)
         if held is not None:
-            return answer(self._view(held))
+            return answer(self._view(held, failures(self._cluster.refusals()).get(key, "")))
         for status in self._cluster.refusals():
-            if Key(status.kind, status.namespace, status.name) == key:
+            if key_in_status(status) == key:
                 return answer(refused(status))
         raise Refusal(404, Problem(f"there is no {key}"))
 
@@ -88,7 +97,7 @@ class ResourcesApi:
             raise Refusal(422, Problem(f"not UTF-8 at byte {exc.start}", file=file)) from exc
         except ConfigError as exc:
             raise Refusal(422, Problem(exc.reason, file=exc.file, line=exc.line, field=exc.field)) from exc
-        return answer([self._with_conditions(status) for status in statuses])
+        return answer([self._with_conditions(status) for status in statuses], statuses)
 
     async def delete(self, request: Request) -> Answer:
         key = key_in(request)
@@ -101,10 +110,12 @@ class ResourcesApi:
             raise Refusal(409, Problem(reason, file=exc.file)) from exc
         if status is None:
             raise Refusal(404, Problem(f"there is no {key}"))
-        return answer(status)
+        return answer(status, [status])
 
-    def _view(self, held: Held) -> ResourceView:
-        return view(self._applied.shown(held), conditions_of(self._cluster, held.resource))
+    def _view(self, held: Held, failure: str) -> ResourceView:
+        """`failure` is why a plugin's policies are not what they should be; empty for all else."""
+        shown = view(self._applied.shown(held), conditions_of(self._cluster, held.resource))
+        return replace(shown, status=replace(shown.status, accepted=False, reason=failure)) if failure else shown
 
     def _with_conditions(self, status: ResourceStatus) -> ResourceStatus:
         held = self._cluster.get(Key(status.kind, status.namespace, status.name))
@@ -116,8 +127,26 @@ def key_in(request: Request) -> Key:
     return Key(*(request.parameters[part] for part in ("kind", "namespace", "name")))
 
 
+def key_in_status(status: ResourceStatus) -> Key:
+    """The key of what it is about."""
+    return Key(status.kind, status.namespace, status.name)
+
+
+def failures(refusals: Iterable[ResourceStatus]) -> dict[Key, str]:
+    """Plugins that failed when they were called last, and why: they are in force, what they write may not be."""
+    plugins = [status for status in refusals if status.kind == PolicyPlugin.kind and status.file.startswith(SCHEME)]
+    return {key_in_status(status): status.reason for status in plugins}
+
+
 def conditions_of(cluster: Cluster, resource: Resource) -> tuple[Condition, ...]:
     """How a resource in force fares beside the others, now."""
+    if isinstance(resource, Policy):
+        return compose_access.conditions(
+            resource,
+            defaults=cluster.policies_for(resource.metadata.namespace, DefaultPolicy),
+            exists=cluster.exists,
+            works=cluster.has_workload,
+        )
     beside = [members for key in services_of(resource) if (members := cluster.members(key)) is not None]
     return compose.conditions(
         resource,

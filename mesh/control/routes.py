@@ -13,15 +13,19 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from mesh.control.tokens import Bearer, Role
 from mesh.control.websocket import Socket
-from mesh.model.api import Problem
+from mesh.model.api import Problem, ResourceStatus
 
 JSON = ((b"content-type", b"application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, its target taken apart. `parameters` are those of the path; header names are lower-case."""
+    """One request, its target taken apart. `parameters` are those of the path; header names are lower-case.
+
+    `source` is the client's address, `secure` whether it came over TLS, `bearer` who it is: None until that is known,
+    and where anybody may ask."""
 
     method: str
     path: str
@@ -29,15 +33,20 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    source: str = ""
+    secure: bool = False
+    bearer: Bearer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, body and header fields; content-length is the server's to add."""
+    """Status, body and header fields; content-length is the server's to add. `changes` is what the audit log is told
+    was changed."""
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[bytes, bytes], ...] = JSON
+    changes: tuple[ResourceStatus, ...] = ()
 
 
 class Refusal(Exception):
@@ -90,11 +99,20 @@ class Route:
     takes: str = ""
     """Media type of the body, if it takes one."""
     hears: Any = None
-    """Of a websocket: the type of the messages that the client sends, if it may send any."""
+    """Of a websocket: the type of the messages that the client sends, if it may send any. Else that of a JSON body."""
     problems: tuple[int, ...] = ()
     """Statuses of Problems that are this route's own."""
     open: bool = False
     """Answered without token, to anybody and under any name: it tells nothing."""
+    role: Role | None = None
+    """What a token must be good for; None: `view` for a GET, `admin` for anything else."""
+    audit: str = ""
+    """What the audit log calls it; empty: it is not kept there."""
+
+    @property
+    def needed(self) -> Role:
+        """What a token must be good for."""
+        return self.role or (Role.VIEW if self.method == "GET" else Role.ADMIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +216,6 @@ def check_known(request: Request, route: Route) -> None:
             raise Refusal(400, Problem(f"there is no parameter {name[:100]!r} here", field=name[:100]))
 
 
-def answer(body: object) -> Answer:
+def answer(body: object, changes: Sequence[ResourceStatus] = ()) -> Answer:
     """200 with the body as JSON."""
-    return Answer(200, msgspec.json.encode(body))
+    return Answer(200, msgspec.json.encode(body), changes=tuple(changes))

@@ -13,8 +13,8 @@ import msgspec
 
 from mesh.control.plan import MAX_NAME
 from mesh.model.errors import ConduitError
-from mesh.model.push import MAX_MESSAGE, FromControl, FromProxy, Hello, Report, Tapped
-from mesh.model.reports import LATENCY_BOUNDS_MS, SeriesDelta, TcpDelta
+from mesh.model.push import MAX_MESSAGE, Explained, FromControl, FromProxy, Hello, Report, Sign, Tapped
+from mesh.model.reports import LATENCY_BOUNDS_MS, Seen, SeriesDelta, TcpDelta
 
 MAX_SUBSCRIPTIONS = 4_096
 """Destinations of one proxy."""
@@ -25,6 +25,16 @@ MAX_COUNT = 10**9
 """Of anything in one report: no proxy does a billion things between two of them."""
 MAX_LABEL = 64
 """Characters of a protocol, or of what TLS is: they become part of a series in memory."""
+MAX_PATH = 2_048
+"""Characters of a path that was seen; proxies keep half of that."""
+MAX_METHOD = 64
+MAX_POLICY = 256
+"""Characters of what names a policy."""
+MAX_IDENTITY = 253
+"""Characters of an identity (RFC 1035 section 2.3.4)."""
+MAX_CSR = 16 * 1024
+MAX_STEPS = 1_000
+"""Of one explanation."""
 
 DIRECTIONS = ("inbound", "outbound")
 
@@ -52,6 +62,12 @@ def decode(message: str | bytes) -> FromProxy:
         case Tapped():
             if not 0 <= decoded.dropped <= MAX_COUNT:
                 raise Malformed("dropped is not a count")
+        case Sign(csr=csr):
+            if len(csr) > MAX_CSR:
+                raise Malformed(f"a request for a certificate of {len(csr)} characters")
+        case Explained(steps=steps):
+            if len(steps) > MAX_STEPS:
+                raise Malformed(f"an explanation of {len(steps)} steps")
         case _:
             pass
     return decoded
@@ -86,6 +102,8 @@ def check_report(report: Report) -> None:
         check_series(delta)
     for tcp in report.tcp:
         check_tcp(tcp)
+    for seen in report.seen:
+        check_seen(seen)
 
 
 def check_series(delta: SeriesDelta) -> None:
@@ -93,6 +111,8 @@ def check_series(delta: SeriesDelta) -> None:
     key = delta.key
     if key.direction not in DIRECTIONS or len(key.protocol) > MAX_LABEL or len(key.tls) > MAX_LABEL:
         raise Malformed("a series with an unknown direction or an overlong label")
+    if len(key.identity) > MAX_IDENTITY:
+        raise Malformed("a series with an overlong identity")
     if not (isfinite(delta.duration_ms) and delta.duration_ms >= 0):
         raise Malformed("duration_ms is no span of time")
     check_counts((delta.requests, *delta.buckets.values()))
@@ -105,6 +125,24 @@ def check_tcp(delta: TcpDelta) -> None:
     if delta.direction not in DIRECTIONS:
         raise Malformed("an unknown direction")
     check_counts((delta.opened, delta.closed, delta.open))
+
+
+def check_seen(seen: Seen) -> None:
+    """Raises Malformed."""
+    for word, most in (
+        (seen.service, MAX_WORD),
+        (seen.identity, MAX_IDENTITY),
+        (seen.source, MAX_LABEL),
+        (seen.protocol, MAX_LABEL),
+        (seen.method, MAX_METHOD),
+        (seen.path, MAX_PATH),
+        (seen.example, MAX_PATH),
+        (seen.by, MAX_POLICY),
+        (seen.audited, MAX_POLICY),
+    ):
+        if len(word) > most:
+            raise Malformed(f"a word of {len(word)} characters about what was seen")
+    check_counts((seen.count,))
 
 
 def check_counts(counts: Sequence[int]) -> None:

@@ -1,14 +1,14 @@
-"""Windows of counts become rows that people read: golden metrics per service and per workload, and edges. Pure."""
+"""Windows of counts become rows that people read: golden metrics per service and per workload. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from mesh.control.aggregate import OVERFLOW, Aggregate, Cell, Series, Window, quantile
+from mesh.control.aggregate import Aggregate, Cell, Series, Window, quantile
 from mesh.control.cluster import Cluster, ServiceKey
 from mesh.control.plan import endpoints
-from mesh.model.api import Edge, StatRow
+from mesh.model.api import StatRow
 
 
 class Group:
@@ -64,29 +64,6 @@ def workloads(
     return [
         row(key, "workload", inbound.get(key) or Group(), window.seconds, opened[key], ready.get(key, 0))
         for key in sorted(ready.keys() | inbound.keys())
-    ]
-
-
-def edges(window: Window) -> list[Edge]:
-    """A row for each workload and service that it called, sorted by both; what found no room of its own is left out."""
-    groups: dict[tuple[str, str, str, str], Group] = {}
-    for series, cell in window.cells.items():
-        if series.direction == "outbound" and series.service != OVERFLOW and cell.requests:
-            key = (series.source_namespace, series.source, series.namespace, series.service)
-            groups.setdefault(key, Group()).add(series, cell)
-    return [
-        Edge(
-            source=source,
-            to=service if not home or home == namespace else f"{service}.{home}",
-            requests=group.cell.requests,
-            rps=group.cell.requests / window.seconds,
-            success_rate=group.success_rate(),
-            p50_ms=quantile(group.cell.buckets, 0.5),
-            p99_ms=quantile(group.cell.buckets, 0.99),
-            tls=most(group.tls),
-            namespace=namespace,
-        )
-        for (namespace, source, home, service), group in sorted(groups.items())
     ]
 
 

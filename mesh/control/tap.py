@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from mesh.control.cluster import ServiceKey
 from mesh.control.plan import resolve
+from mesh.control.recent import Recent
 from mesh.model.errors import ConduitError
 from mesh.model.push import Tapped
 from mesh.model.reports import TapEvent, TapMatch
@@ -37,11 +38,12 @@ class TooManyTaps(ConduitError):
 
 
 class Session:
-    """One watch. `wake` is set when there is something to take."""
+    """One watch. `wake` is set when there is something to take; what is shown is remembered in `recent`."""
 
-    def __init__(self, number: int, match: TapMatch, now: float) -> None:
+    def __init__(self, number: int, match: TapMatch, now: float, recent: Recent | None = None) -> None:
         self.number = number
         self.match = match
+        self._recent = recent if recent is not None else Recent()
         self.wake = trio.Event()
         self._waiting: deque[TapEvent] = deque()
         self._dropped = 0
@@ -87,6 +89,7 @@ class Session:
                 continue
             elif event.event == "end":
                 del self._shown[exchange]
+            self._recent.add(workload, event)
             self._waiting.append(event)
         if self._waiting or self._dropped:
             self.wake.set()
@@ -109,9 +112,11 @@ class Session:
 
 
 class Taps:
-    """All sessions; `changed` is called when one has begun or ended, so that the proxies are told."""
+    """All sessions; `changed` is called when one has begun or ended, so that the proxies are told. `recent` are the
+    requests that they have shown lately."""
 
     def __init__(self) -> None:
+        self.recent = Recent()
         self.changed: Callable[[], None] = nobody
         self._sessions: dict[int, Session] = {}
         self._last = 0
@@ -128,7 +133,7 @@ class Taps:
         if self.are_full():
             raise TooManyTaps
         self._last += 1
-        session = self._sessions[self._last] = Session(self._last, match, now)
+        session = self._sessions[self._last] = Session(self._last, match, now, self.recent)
         self.changed()
         return session
 

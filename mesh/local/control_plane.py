@@ -1,5 +1,6 @@
 """The control plane of a local mesh, a child process: started, awaited, and started again on its port if it dies.
 
+Its one port speaks TLS to proxies and commands (`url`), and plain HTTP to people of this machine (`page`).
 Proxies live through its absence with what they know, so its death is told and mended, and nothing else is stopped.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from mesh.control.issuer import TrustFiles
 from mesh.local import children, probe
 from mesh.local.backoff import Backoff
 from mesh.local.children import Child, ChildError, first_exit, until_ready
@@ -22,6 +24,7 @@ from mesh.local.guard import Guard
 from mesh.local.log import Log
 from mesh.local.ports import LOOPBACK, free_port
 from mesh.local.sidecar import CONDUIT
+from mesh.local.trust import options
 
 CONTROL_COMMAND = (*CONDUIT, "control")
 GRACE = 3.0
@@ -33,9 +36,18 @@ class ControlPlane:
     """`url` and `token` are valid once `start` has returned; both stay the same from then on."""
 
     def __init__(
-        self, sources: Sequence[Path], state: Path, log: Log, guard: Guard, command: Sequence[str] = CONTROL_COMMAND
+        self,
+        sources: Sequence[Path],
+        state: Path,
+        log: Log,
+        guard: Guard,
+        trust: TrustFiles,
+        command: Sequence[str] = CONTROL_COMMAND,
+        further: Sequence[str] = (),
     ) -> None:
-        self.sources, self.state, self.log, self.guard, self.command = sources, state, log, guard, command
+        """`further` are other options of `conduit control`."""
+        self.sources, self.state, self.log, self.guard, self.trust = sources, state, log, guard, trust
+        self.command, self.further = command, further
         self.token = secrets.token_urlsafe(32)
         self.port = free_port()
         self.pid = 0
@@ -46,6 +58,11 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
+        return f"https://{LOOPBACK}:{self.port}"
+
+    @property
+    def page(self) -> str:
+        """The same for a browser or curl on this machine, which do not know our roots."""
         return f"http://{LOOPBACK}:{self.port}"
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -105,4 +122,5 @@ class ControlPlane:
 
     def _argv(self) -> list[str]:
         sources = [word for source in self.sources for word in ("--source", str(source))]
-        return [*self.command, *sources, "--state", str(self.state), "--listen", f"{LOOPBACK}:{self.port}"]
+        place = ["--state", str(self.state), "--listen", f"{LOOPBACK}:{self.port}"]
+        return [*self.command, *sources, *place, *options(self.trust), *self.further]

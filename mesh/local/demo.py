@@ -20,7 +20,7 @@ import trio
 
 import mesh
 from mesh.local.log import FolderLog, Log
-from mesh.local.rendezvous import make_folder, runtime_folder
+from mesh.local.rendezvous import client_context, make_folder, runtime_folder
 from mesh.local.supervise import Mesh
 from mesh.local.workloads import read_workloads
 from mesh.model.api import Stat, StatRow
@@ -118,15 +118,12 @@ class Demo:
         """
         summary: Summary | None = None
         failure: ConduitError | None = None
-        async with (
-            httpx.AsyncClient(trust_env=False, timeout=5.0) as client,
-            trio.open_nursery() as nursery,
-        ):
+        async with trio.open_nursery() as nursery:
             try:
                 self.log.say(f"starting {self.replicas} programs, each with a sidecar; logs: {self.words.folder}")
                 await nursery.start(self.mesh.run)
                 with trio.move_on_after(READY_SECONDS) as patience:
-                    before = await self._until_flowing(client)
+                    before = await self._until_flowing()
                 if patience.cancelled_caught:
                     raise ConduitError(f"the demo was not ready within {READY_SECONDS:g} s: {self._unready()}")
                 began = trio.current_time()
@@ -134,8 +131,8 @@ class Demo:
                 with self.screen() as show, trio.move_on_after(math.inf if duration is None else duration):
                     while True:
                         await trio.sleep(1)
-                        show(await self._rows(client, WINDOW_SECONDS), trio.current_time() - began)
-                summary = self._sum_up(before, await self._rows(client, 0), trio.current_time() - began)
+                        show(await self._rows(WINDOW_SECONDS), trio.current_time() - began)
+                summary = self._sum_up(before, await self._rows(0), trio.current_time() - began)
             except ConduitError as exc:
                 failure = exc  # carried out of the nursery by hand, since it would wrap it into a group
             nursery.cancel_scope.cancel()
@@ -143,7 +140,7 @@ class Demo:
             raise failure
         return summary
 
-    async def _until_flowing(self, client: httpx.AsyncClient) -> list[StatRow]:
+    async def _until_flowing(self) -> list[StatRow]:
         """Waits until every replica serves and every service has been asked; returns the rows since the beginning."""
         while True:
             replicas = self.mesh.replicas()
@@ -151,7 +148,7 @@ class Demo:
                 if replica.deaths >= DEATHS and not replica.ready.is_set():
                     raise ConduitError(f"{replica.last_death}\n{self._last_words(replica.name)}".rstrip())
             if len(replicas) >= self.replicas and all(replica.ready.is_set() for replica in replicas):
-                rows = await self._rows(client, 0)
+                rows = await self._rows(0)
                 asked = {row.name for row in rows if row.requests}
                 if asked >= set(self.services):
                     return rows
@@ -167,15 +164,18 @@ class Demo:
         waiting = [repr(replica) for replica in self.mesh.replicas() if not replica.ready.is_set()]
         return ", ".join(waiting) or "all programs run, but no requests flow"
 
-    async def _rows(self, client: httpx.AsyncClient, window: float) -> list[StatRow]:
+    async def _rows(self, window: float) -> list[StatRow]:
         """The demo's services; none while the control plane is away."""
         plane = self.mesh.plane
         try:
-            answer = await client.get(
-                f"{plane.url}/api/v1/stat",
-                params={"kind": "service", "window": f"{window:g}"},
-                headers={"Authorization": f"Bearer {plane.token}"},
-            )
+            # A client for each question: what vouches for the control plane may have been replaced since the last.
+            context = client_context(str(plane.trust.anchors))
+            async with httpx.AsyncClient(verify=context, trust_env=False, timeout=5.0) as client:
+                answer = await client.get(
+                    f"{plane.url}/api/v1/stat",
+                    params={"kind": "service", "window": f"{window:g}"},
+                    headers={"Authorization": f"Bearer {plane.token}"},
+                )
             answer.raise_for_status()
         except httpx.TransportError:
             return []
@@ -188,6 +188,7 @@ class Demo:
         self.log.say("ready. Try, in another terminal:")
         self.log.say(f"  {self.conduit} stat --watch")
         self.log.say(f"  {self.conduit} tap --to words --path /receipt")
+        self.log.say(f"  {self.conduit} edges -n {NAMESPACE}")
         self.log.say(f"  {self.conduit} apply -f {self.example.parent / 'try' / 'retries.yaml'}")
         self.log.say(f"  {self.conduit} fault add votes -n {NAMESPACE} --delay 200ms --percent 50 --for 1m")
         self.log.say(f"  {self.conduit} run me -n {NAMESPACE} -- curl -s http://{ENTRY}/")

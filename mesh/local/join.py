@@ -33,7 +33,7 @@ async def join(workload: Workload, directory: Path, log: Log, *, proxy_command: 
     with Guard() as guard:
         client = workload.spec.port is None
         heard = OwnLinesOnly(log) if client else log
-        place = Place(here.control, here.token, Path(here.state), heard, guard, tuple(proxy_command))
+        place = Place(here, heard, guard, tuple(proxy_command))
         name = f"{workload.metadata.name}-{os.getpid()}"  # another `conduit run` of that name may be running
         replica = Replica(name, workload, directory, place, once=client)
         async with trio.open_nursery() as nursery:

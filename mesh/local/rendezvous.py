@@ -10,20 +10,31 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import ssl
 import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
 
 from mesh.local.atomic import write_private
 from mesh.model.api import RuntimeFile
-from mesh.model.errors import ConduitError, ControlError
+from mesh.model.errors import ConduitError, ConfigError, ControlError
 
 FILE_NAME = "mesh.json"
 LOCK_NAME = "mesh.lock"
+
+
+class Found(NamedTuple):
+    """A control plane to talk to: where, what opens it, and the PEM file of who vouches for it (empty: the system)."""
+
+    control: str
+    token: str
+    ca: str = ""
 
 
 def runtime_folder() -> Path:
@@ -125,16 +136,17 @@ def announce(folder: Path, runtime: RuntimeFile) -> Iterator[None]:
         (folder / FILE_NAME).unlink(missing_ok=True)
 
 
-def find(control: str | None = None, token: str | None = None) -> tuple[str, str]:
-    """URL and token of the control plane to talk to.
+def find(control: str | None = None, token: str | None = None, ca: str | None = None) -> Found:
+    """The control plane to talk to.
 
-    What is given comes first, then CONDUIT_CONTROL and CONDUIT_TOKEN, then the mesh that runs on this machine. Raises
-    ControlError, which says what to do, where there is none.
+    What is given comes first, then CONDUIT_CONTROL, CONDUIT_TOKEN and CONDUIT_CA, then the mesh that runs on this
+    machine. Raises ControlError, which says what to do, where there is none.
     """
-    control = control or os.environ.get("CONDUIT_CONTROL") or ""
+    control = (control or os.environ.get("CONDUIT_CONTROL") or "").rstrip("/")
     token = token or os.environ.get("CONDUIT_TOKEN") or ""
+    ca = ca or os.environ.get("CONDUIT_CA") or ""
     if control and token:
-        return control.rstrip("/"), token
+        return Found(control, token, ca or vouching(control))
     running = read(runtime_folder())
     if running is None:
         if control:
@@ -142,9 +154,43 @@ def find(control: str | None = None, token: str | None = None) -> tuple[str, str
         raise ControlError(
             "no mesh is running: start one with `conduit up -f mesh.yaml` or `conduit demo`, or give --control URL"
         )
-    if control and control.rstrip("/") != running.control:
+    if control and not same_place(control, running.control):
         raise ControlError(f"no token for {control}: give --token or set CONDUIT_TOKEN")
-    return running.control, token or running.token
+    return Found(control or running.control, token or running.token, ca or running.anchors)
+
+
+def vouching(control: str) -> str:
+    """The roots of the mesh on this machine, where this is the address of its control plane; empty where not."""
+    if not control.startswith("https:"):
+        return ""
+    try:
+        running = read(runtime_folder())
+    except ConduitError:
+        return ""  # a folder that cannot be trusted vouches for nobody
+    return running.anchors if running is not None and same_place(control, running.control) else ""
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two URLs lead to the same host and port: the control plane's port speaks with TLS and without."""
+    return urlsplit(one).netloc == urlsplit(other).netloc
+
+
+def client_context(anchors: str) -> ssl.SSLContext:
+    """For asking a control plane whose certificate these roots vouch for; an empty path means the system's roots.
+
+    Raises ConfigError where the file holds none.
+    """
+    if not anchors:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cafile=anchors)
+    except ssl.SSLError as exc:
+        raise ConfigError("holds no PEM certificate to trust", file=anchors) from exc
+    except OSError as exc:
+        raise ConfigError(f"cannot be read: {exc.strerror}", file=anchors) from exc
+    return context
 
 
 def joined() -> RuntimeFile:

@@ -1,12 +1,13 @@
 """One replica: an application and its sidecar, which live and die together.
 
     state       what is there                            what leads on
-    starting    sidecar, then the application            the application's port accepts -> serving
+    starting    sidecar until it is ready, application   the application's port accepts -> serving
     serving     both, and the endpoint file              either one dies -> resting
     resting     nothing                                  the backoff is over -> starting
     stopped     nothing                                  cancelled, or a client that runs once has ended
 
-The endpoint appears last and goes first, so that nobody is sent here who could not be served. Then the sidecar drains,
+A sidecar is ready when it has a certificate: until then it could neither be called nor call. The endpoint appears last
+and goes first, so that nobody is sent here who could not be served. Then the sidecar drains,
 and only then is an application that serves told to go: what it has in hand it finishes. Ports are chosen anew for
 each life: a port that somebody took in the meantime costs one life, and the next one has another.
 """
@@ -31,6 +32,7 @@ from mesh.local.guard import Guard
 from mesh.local.log import Log
 from mesh.local.ports import free_port, is_free
 from mesh.local.sidecar import Ports
+from mesh.model.api import RuntimeFile
 from mesh.model.resources import Workload
 
 APPLICATION_GRACE = 5.0
@@ -41,15 +43,16 @@ PROXY_COMMAND = (*sidecar.CONDUIT, "proxy", "--config")
 class Place(msgspec.Struct, frozen=True):
     """The mesh that replicas join, and how."""
 
-    control: str
-    """URL of the control plane."""
-    token: str
-    state: Path
-    """Folder with `endpoints/` and `replicas/`."""
+    here: RuntimeFile
+    """Its control plane, and a state folder with `endpoints/` and `replicas/`."""
     log: Log
     guard: Guard
     proxy_command: Sequence[str] = PROXY_COMMAND
     """argv of a sidecar but for the path of its proxy.yaml."""
+
+    @property
+    def state(self) -> Path:
+        return Path(self.here.state)
 
 
 class Replica:
@@ -116,7 +119,8 @@ class Replica:
             if ports.application:
                 ready = partial(probe.until_accepts, ports.application)
                 await until_ready((application, proxy), ready, f"listen on port {ports.application}")
-                write_private(self._endpoint, sidecar.endpoint_yaml(self.workload, self.name, ports, os.getpid()))
+                told = sidecar.endpoint_yaml(self.workload, self.name, ports, self.place.here, os.getpid())
+                write_private(self._endpoint, told)
             self.state = "serving"
             self._served_since = trio.current_time()
             if ports.application and not self.ready.is_set():
@@ -151,7 +155,7 @@ class Replica:
         folder = self.place.state / "replicas" / self.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = folder / "proxy.yaml"
-        write_private(config, sidecar.proxy_yaml(self.workload, self.ports, self.place.control, self.place.token))
+        write_private(config, sidecar.proxy_yaml(self.workload, self.ports, self.place.here))
         return children.running(
             listeners,
             [*self.place.proxy_command, str(config)],

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 import msgspec
 import yaml
 
+from mesh.control.tokens import proxy_token
 from mesh.local.ports import LOOPBACK
-from mesh.model.config import ControlLink, InboundListener, OutboundListener, ProxyConfig
+from mesh.model.api import RuntimeFile
+from mesh.model.config import ControlLink, InboundListener, OutboundListener, ProxyConfig, ProxyIdentity
+from mesh.model.identity import Identity
 from mesh.model.limits import Limits
 from mesh.model.resources import API_VERSION, PORT_WORD, EndpointSpec, Workload
 
@@ -18,7 +21,7 @@ DRAIN_GRACE_SECONDS = 0.1
 NO_PROXY = "localhost,127.0.0.1,::1"
 CONDUIT = (sys.executable, "-P", "-m", "mesh.cli")
 """How we start ourselves. -P: a folder called mesh where an application lives is not taken for ours."""
-PRIVATE = ("CONDUIT_TOKEN", "CONDUIT_CONTROL")
+PRIVATE = ("CONDUIT_TOKEN", "CONDUIT_CONTROL", "CONDUIT_CA")
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -35,9 +38,16 @@ def service_of(workload: Workload) -> str:
     return workload.spec.service or workload.metadata.name
 
 
-def proxy_yaml(workload: Workload, ports: Ports, control: str, token: str) -> bytes:
-    """The sidecar's configuration; holds the token, so its file must be private."""
+def identity_of(workload: Workload, trust_domain: str) -> Identity:
+    """Who its replicas are."""
+    return Identity(workload.spec.account or workload.metadata.name, workload.metadata.namespace, trust_domain)
+
+
+def proxy_yaml(workload: Workload, ports: Ports, here: RuntimeFile) -> bytes:
+    """The sidecar's configuration; holds a token that is good for this workload alone, so its file must be private."""
     name, namespace = workload.metadata.name, workload.metadata.namespace
+    identity = identity_of(workload, here.trust_domain)
+    token = proxy_token(here.token, name, namespace, identity.account)
     inbound: tuple[InboundListener, ...] = ()
     if ports.inbound:
         inbound = (
@@ -53,14 +63,20 @@ def proxy_yaml(workload: Workload, ports: Ports, control: str, token: str) -> by
         outbound=(OutboundListener(listen=f"{LOOPBACK}:{ports.outbound}"),),
         inbound=inbound,
         limits=Limits(drain_timeout=DRAIN_SECONDS, drain_grace=DRAIN_GRACE_SECONDS),
-        control=ControlLink(url=control, token=token, workload=name, namespace=namespace),
+        control=ControlLink(here.control, token, workload=name, namespace=namespace, anchors=here.anchors),
+        identity=ProxyIdentity(*identity),
         name=name,
         zone=workload.spec.zone,
     )
-    told = {key: value for key, value in msgspec.to_builtins(config).items() if value not in ("", [], {}, None)}
-    usual = msgspec.to_builtins(Limits())
-    told["limits"] = {key: value for key, value in told["limits"].items() if value != usual[key]}
+    told = unusual(config, ProxyConfig())
+    told["limits"] = unusual(config.limits, Limits())
     return yaml.safe_dump(told, sort_keys=False).encode()
+
+
+def unusual(value: msgspec.Struct, usual: msgspec.Struct) -> dict[str, object]:
+    """The fields in which it differs from what is usual, as YAML writes them."""
+    defaults: dict[str, object] = msgspec.to_builtins(usual)
+    return {key: told for key, told in msgspec.to_builtins(value).items() if told != defaults[key]}
 
 
 def command(workload: Workload, ports: Ports) -> list[str]:
@@ -83,7 +99,7 @@ def environment(workload: Workload, ports: Ports, inherited: Mapping[str, str]) 
     return told | workload.spec.environment
 
 
-def endpoint_yaml(workload: Workload, replica: str, ports: Ports, pid: int) -> bytes:
+def endpoint_yaml(workload: Workload, replica: str, ports: Ports, here: RuntimeFile, pid: int) -> bytes:
     """The Endpoint that tells the control plane about a replica whose application answers."""
     spec = EndpointSpec(
         service=service_of(workload),
@@ -91,6 +107,7 @@ def endpoint_yaml(workload: Workload, replica: str, ports: Ports, pid: int) -> b
         address=f"{LOOPBACK}:{ports.inbound}",
         version=workload.spec.version,
         protocol=workload.spec.protocol,
+        identity=str(identity_of(workload, here.trust_domain)),
         pid=pid,
         zone=workload.spec.zone,
         meshed=True,  # what listens there is the replica's sidecar

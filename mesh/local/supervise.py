@@ -1,6 +1,6 @@
 """A whole mesh on this machine, from YAML: the control plane, and every workload's replicas with their sidecars.
 
-    mesh
+    mesh                      what it trusts is made before anything is started: trust.py
     ├─ control plane          a child process; outlives the replicas, so that what they say last is heard
     └─ watch                  the YAML and what was applied, for workloads that came, went or changed
        └─ group web           one per workload
@@ -24,7 +24,9 @@ from pathlib import Path
 import trio
 
 from mesh.control.files import Seen, look
+from mesh.control.issuer import TrustFiles
 from mesh.local import rendezvous
+from mesh.local import trust as trusts
 from mesh.local.control_plane import CONTROL_COMMAND, ControlPlane
 from mesh.local.guard import Guard
 from mesh.local.log import Log
@@ -32,6 +34,7 @@ from mesh.local.replica import PROXY_COMMAND, Place, Replica
 from mesh.local.workloads import Group, Wanted, WorkloadKey, read_applied, read_workloads
 from mesh.model.api import RuntimeFile
 from mesh.model.errors import ConduitError, ConfigError
+from mesh.model.identity import TRUST_DOMAIN
 
 WATCH_SECONDS = 0.3
 STATE_PREFIX = "state-"
@@ -53,12 +56,15 @@ class Mesh:
         control_command: Sequence[str] = CONTROL_COMMAND,
         proxy_command: Sequence[str] = PROXY_COMMAND,
         environment: Mapping[str, Mapping[str, str]] = {},
+        trust: TrustFiles | None = None,
+        trust_domain: str = TRUST_DOMAIN,
     ) -> None:
-        """`environment`: variables by workload's name, over what the YAML says."""
+        """`environment`: variables by workload's name, over what the YAML says. Without `trust`, it is made."""
         self.sources = [source.resolve() for source in sources]
         self.log = log
         self.control_command, self.proxy_command = control_command, proxy_command
         self.environment = environment
+        self.trust, self.trust_domain = trust, trust_domain
         self.groups: dict[WorkloadKey, Group] = {}
         self._written: dict[WorkloadKey, Wanted] = {}
         self._applied: dict[WorkloadKey, Wanted] = {}
@@ -86,16 +92,22 @@ class Mesh:
     async def _run(self, folder: Path, guard: Guard, task_status: trio.TaskStatus[None]) -> None:
         (self.state / "endpoints").mkdir(mode=0o700)
         failure: ConduitError | None = None
-        self.plane = ControlPlane(self.sources, self.state, self.log, guard, self.control_command)
+        files = self.trust or trusts.make(self.state)
+        further = ("--trust-domain", self.trust_domain)
+        self.plane = ControlPlane(self.sources, self.state, self.log, guard, files, self.control_command, further)
         async with trio.open_nursery() as planes:
             try:
                 await self.plane.start(planes)
-                here = RuntimeFile(self.plane.url, self.plane.token, str(self.state), os.getpid())
+                here = RuntimeFile(
+                    control=self.plane.url,
+                    token=self.plane.token,
+                    state=str(self.state),
+                    pid=os.getpid(),
+                    anchors=str(self.plane.trust.anchors),
+                    trust_domain=self.trust_domain,
+                )
                 with rendezvous.announce(folder, here):
-                    place = Place(
-                        self.plane.url, self.plane.token, self.state, self.log, guard, tuple(self.proxy_command)
-                    )
-                    await self._watch(place, task_status)
+                    await self._watch(Place(here, self.log, guard, tuple(self.proxy_command)), task_status)
             except ConduitError as exc:
                 failure = exc  # carried out of the nursery by hand, since it would wrap it into a group
             finally:

@@ -5,6 +5,7 @@ Pure: nothing here opens a file, and relative paths inside stay as written.
 
 from __future__ import annotations
 
+from mesh.model.access_checks import check_access
 from mesh.model.checks import Checks, parse_address
 from mesh.model.decoding import decode, nearest
 from mesh.model.gateway import GRPCRouteSpec, HTTPRouteSpec
@@ -16,6 +17,7 @@ from mesh.model.resources import (
     EndpointSpec,
     FaultSpec,
     Metadata,
+    Policy,
     Resource,
     TrafficPolicySpec,
     WorkloadSpec,
@@ -72,6 +74,8 @@ def _resource(document: Document, path: str, value: dict[str, object]) -> Resour
             check_http_route(checks, resource.spec)
         case GRPCRouteSpec():
             check_grpc_route(checks, resource.spec)
+    if isinstance(resource, Policy):
+        check_access(checks, resource)
     return resource
 
 
@@ -87,6 +91,7 @@ def _check_workload(checks: Checks, spec: WorkloadSpec) -> None:
         if "\0" in word:
             raise checks.fail(f"spec.command[{index}]", "must not hold NUL")
     checks.label("spec.service", spec.service, empty=True)
+    checks.label("spec.account", spec.account, empty=True)
     if isinstance(spec.port, str) and spec.port != "auto":
         raise checks.fail("spec.port", f"{spec.port!r:.80} is neither a number nor auto")
     if isinstance(spec.port, int) and not 1 <= spec.port <= 65535:

@@ -20,6 +20,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     header_fields: int = 100
     header_timeout: float = 10.0
     """From the first byte of a head to its last."""
+    body_timeout: float = 60.0
+    """Silence of a client in the middle of a request's body that nobody has begun to answer. Not for gRPC."""
+    write_timeout: float = 300.0
+    """How long a client may leave bytes of an answer untaken."""
+    progress_rate: int = 64
+    """Bytes per second that count as progress for these two: what comes or goes slower is on its way to its timeout."""
+    chunk_extension_bytes: int = 4 * KIB
+    """What the chunk-size lines of one message may hold beside sizes; nobody uses extensions."""
+    continuations: int = 128
+    """CONTINUATION frames of one HTTP/2 header block."""
+    informational: int = 32
+    """1xx responses to one HTTP/1.1 request: servers send one or two, and no flow control stops those without end."""
     replay_bytes: int = 64 * KIB
     """Body kept so that a request can be sent again."""
     streams: int = 256
@@ -36,6 +48,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     resets: int = 200
     """Streams that a client ends early per `resets_window`, relative to what it completed, before GOAWAY."""
     resets_window: float = 10.0
+    """Seconds after which `resets` and `control_frames` are counted anew."""
+    control_frames: int = 4000
+    """HTTP/2 frames that carry no message, per `resets_window` and relative to messages; one that we must answer counts
+    as four."""
     idle_http: float = 300.0
     idle_tcp: float = 3600.0
     """Also the longest silence of one exchange, in which neither side moves a byte."""

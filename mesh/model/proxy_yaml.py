@@ -6,6 +6,7 @@ import ipaddress
 import math
 import re
 
+from mesh.model.access_checks import check_egress, check_identity
 from mesh.model.checks import HOST, Checks, parse_address
 from mesh.model.config import ProxyConfig
 from mesh.model.decoding import decode, nearest
@@ -13,10 +14,25 @@ from mesh.model.documents import resource_in
 from mesh.model.errors import ConfigError
 from mesh.model.gateway import is_service
 from mesh.model.limits import Limits
-from mesh.model.resources import KINDS, Fault, GRPCRoute, HTTPRoute, Resource, Route, TrafficPolicy
+from mesh.model.resources import (
+    KINDS,
+    AuthorizationPolicy,
+    DefaultPolicy,
+    EgressPolicy,
+    Fault,
+    GRPCRoute,
+    HTTPRoute,
+    PolicyPlugin,
+    Resource,
+    Route,
+    TrafficPolicy,
+)
 from mesh.model.yaml_text import Document, load_documents
 
-INLINE = (HTTPRoute.kind, GRPCRoute.kind, TrafficPolicy.kind, Fault.kind)
+INLINE = (
+    *(HTTPRoute.kind, GRPCRoute.kind, TrafficPolicy.kind, Fault.kind),
+    *(AuthorizationPolicy.kind, DefaultPolicy.kind, EgressPolicy.kind, PolicyPlugin.kind),
+)
 """Kinds that `resources:` may hold."""
 _MAY_BE_ZERO = frozenset({"replay_bytes", "pending_requests", "pending_timeout", "drain_timeout", "drain_grace"})
 _CODECS = ("ngh2", "h2")
@@ -42,6 +58,11 @@ def load_proxy_config(text: str, file: str) -> ProxyConfig:
         checks.address("control.url", config.control.url.partition("://")[2].rstrip("/"))
         checks.label("control.workload", config.control.workload)
         checks.label("control.namespace", config.control.namespace)
+    if config.identity is not None:
+        check_identity(checks, "identity", config.identity)
+        if config.control is None:
+            raise checks.fail("identity", "needs `control`: it is the control plane that proves it")
+    check_egress(checks, "egress", config.egress)
     if config.http2_codec not in _CODECS:
         raise checks.fail("http2_codec", f"{config.http2_codec!r:.80} is none of {', '.join(_CODECS)}")
     for index, value in enumerate(config.resources):
@@ -59,6 +80,8 @@ def _check_inline(document: Document, index: int, value: dict[str, object]) -> N
     if value.get("kind") in KINDS and value["kind"] not in INLINE:
         raise document.error(f"{path}.kind", f"{value['kind']} means nothing here, only {', '.join(INLINE)}")
     resource = resource_in(document, path, value)
+    if isinstance(resource, PolicyPlugin) and resource.spec.python is not None:
+        raise document.error(f"{path}.spec.python", "runs in a control plane: it means nothing here")
     if isinstance(resource, Route) and not any(is_service(ref) for ref in resource.spec.parent_refs):
         raise document.error(f"{path}.spec.parentRefs", 'none is a Service: `group: ""`, `kind: Service`')
 

@@ -3,11 +3,21 @@ was."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mesh.model.config import Service
-from mesh.model.push import ServiceUpdate
+from mesh.model.errors import ConfigError
+from mesh.model.explain import Question, Step
+from mesh.model.push import ServiceUpdate, Settings
 from mesh.proxy.authority import split_address
+from mesh.proxy.authorize import Compiled
 from mesh.proxy.directory import Directory
+from mesh.proxy.egress import Gate
+from mesh.proxy.ext_authz import missing
 from mesh.proxy.plan import Plan
+
+if TYPE_CHECKING:
+    from mesh.proxy.credentials import Credentials
 
 WEIGHT_MOST = 1_000_000
 ENDPOINTS_MOST = 10_000
@@ -38,14 +48,24 @@ def problem_with(service: Service) -> str | None:
             Plan(service, outbound, None, 0.0)
     except ValueError as exc:
         return f"traffic: {exc}"
+    if service.authorization is not None:
+        try:
+            Compiled(service.authorization)
+        except ValueError as exc:
+            return f"authorization: {exc}"
+        if service.authorization.authorizers and (why := missing()):
+            return f"authorization.authorizers: {why}"
     return None
 
 
 class Apply:
     """The proxy's end of the control stream puts updates in here; `refused` counts those that were not taken."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, credentials: Credentials | None = None, identity: str = "") -> None:
+        """`identity` is what this proxy proves to others; empty for nothing."""
         self._directory = directory
+        self._credentials = credentials
+        self._identity = identity
         self.applied = self.refused = 0
 
     def apply(self, update: ServiceUpdate) -> str | None:
@@ -58,3 +78,29 @@ class Apply:
         self._directory.apply(update.name, update.service)
         self.applied += 1
         return None
+
+    def settle(self, settings: Settings) -> str | None:
+        """Put what this proxy itself must know in force now. Returns None, or why it was refused."""
+        problem = self._settle(settings)
+        if problem is not None:
+            self.refused += 1
+        return problem
+
+    def _settle(self, settings: Settings) -> str | None:
+        try:
+            Gate(settings.egress)
+        except ValueError as exc:
+            return f"egress: {exc}"
+        if self._credentials is not None:
+            try:
+                self._credentials.follow(settings.anchors, settings.issuer)
+            except ConfigError as exc:
+                return str(exc)
+        self._directory.follow(settings.egress)
+        return None
+
+    def explain(self, question: Question) -> tuple[Step, ...]:
+        """What would become of a request, from what is in force now."""
+        from mesh.proxy.explain import Explainer  # most proxies are never asked
+
+        return Explainer(self._directory).explain(question)

@@ -1,6 +1,6 @@
 """From a head to an endpoint: what a service's policies do to a request before it is sent, in that order.
 
-route found -> rate limits -> concurrency limit -> no route? -> deadline -> faults -> the route followed (redirect,
+who may call (access.py) -> route found -> rate limits -> concurrency limit -> no route? -> deadline -> faults -> the route followed (redirect,
 backend, edits, mirrors) -> endpoint. Hot: the first lines run for every request, the rest only where a service has any
 such policy.
 """
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from mesh.model.errors import ConduitError
 from mesh.proxy import edit
+from mesh.proxy.access import judge_of, may, may_leave
 from mesh.proxy.care import Care
 from mesh.proxy.deadlines import NEVER
 from mesh.proxy.exchange import DONE, Exchange
 from mesh.proxy.hedge import Hedge
+from mesh.proxy.inquiry import Inquiry, ask
 from mesh.proxy.mirror import Mirror
 from mesh.proxy.report import Tally
 from mesh.proxy.rescue import Answer, Reason
@@ -29,6 +31,21 @@ if TYPE_CHECKING:
 def begin(exchange: Exchange, cluster: Cluster, now: float) -> None:
     """The request is for `cluster`: send it, have it wait, or answer it."""
     exchange.cluster = exchange.parent = cluster
+    access = cluster.access
+    if access is not None:
+        if not may(exchange, cluster, access, now):
+            return
+        if access.authorization.authorizers:
+            head, judge = exchange.head, judge_of(exchange.downstream, access)
+            if not ask(exchange, judge.authorizers(head.method, head.path, exchange.is_grpc), cluster, now):
+                return
+    elif cluster.exit is not None and not may_leave(exchange, cluster, now):
+        return
+    authorized(exchange, cluster, now)
+
+
+def authorized(exchange: Exchange, cluster: Cluster, now: float) -> None:
+    """Who asks may: send it, have it wait, or answer it."""
     if cluster.governed:
         govern(exchange, cluster, now)
     else:
@@ -56,7 +73,7 @@ def move(exchange: Exchange, cluster: Cluster, now: float) -> None:
     if exchange.queue is not None:
         exchange.queue.pop(exchange, None)
         exchange.queue = None
-    if exchange.care is None and not isinstance(exchange, Hedge | Mirror):
+    if exchange.care is None and not isinstance(exchange, Hedge | Mirror | Inquiry):
         begin(exchange, cluster, now)
     else:
         exchange.cluster = cluster
@@ -66,7 +83,11 @@ def move(exchange: Exchange, cluster: Cluster, now: float) -> None:
 def govern(exchange: Exchange, cluster: Cluster, now: float) -> None:
     """Policy first."""
     plan = cluster.plan
-    care = exchange.care = Care(plan)
+    care = exchange.care
+    if care is None:
+        care = exchange.care = Care(plan)
+    else:  # authorisers were asked, and the plan may be another one since
+        care.plan = plan
     head = exchange.head
     compiled: Compiled | None = plan.routes.find(head) if plan.routes is not None else None
     if compiled is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mesh.proxy.deadlines import NEVER
 from mesh.proxy.edit import response_head
 from mesh.proxy.exchange import ANSWERING, HELD, QUEUED, SENT, Exchange
+from mesh.proxy.ext_authz import edited
 from mesh.proxy.hedge import Hedge
 from mesh.proxy.report import Tally, grpc_code, is_failure
 from mesh.proxy.rescue import Answer, Reason
@@ -21,6 +22,8 @@ from mesh.proxy.retry import retry_after
 from mesh.wire.head import Field, Head
 
 if TYPE_CHECKING:
+    from mesh.proxy.ext_authz import Edit
+    from mesh.proxy.inquiry import Asking
     from mesh.proxy.limit import Gate
     from mesh.proxy.mirror import Mirror
     from mesh.proxy.plan import Plan
@@ -44,6 +47,7 @@ class Care:
 
     __slots__ = (
         "abort",
+        "asking",
         "gate",
         "head",
         "head_until",
@@ -55,6 +59,7 @@ class Care:
         "pause",
         "plan",
         "repeats",
+        "response_edits",
         "retries",
         "retrying",
         "route",
@@ -86,6 +91,10 @@ class Care:
         self.gate: Gate | None = None
         self.abort: Answer | None = None
         """What a delayed request is answered with, when the delay is over."""
+        self.asking: Asking | None = None
+        """External authorisers are being asked: HELD is for that, and no delay."""
+        self.response_edits: tuple[Edit, ...] = ()
+        """What they have the client be told beside the application's answer."""
 
     # --- times -------------------------------------------------------------------------------------------------------
 
@@ -121,7 +130,9 @@ class Care:
             if now < self.held_until:
                 return False
             self.held_until = NEVER
-            if self.abort is not None:
+            if self.asking is not None:
+                self.asking.expired(now)
+            elif self.abort is not None:
                 exchange.fail(Reason.FAULT, "aborted on purpose", now, answer=self.abort)
             else:
                 exchange.resume(now)
@@ -200,7 +211,9 @@ class Care:
 
     def response_head(self, head: Head) -> Head:
         """The head as the client gets it."""
-        return head if self.route is None else response_head(self.route, head)
+        if self.route is not None:
+            head = response_head(self.route, head)
+        return edited(head, self.response_edits) if self.response_edits else head
 
     def released(self, exchange: Exchange, data: bytes, end: bool, now: float) -> bool:
         """Body of an answer, or trailers (`end`, no data), that the client has not heard of: True if it is to get them
@@ -360,6 +373,8 @@ class Care:
     def over(self, exchange: Exchange, now: float) -> None:
         """The exchange is done: nothing that was started for it goes on, but a copy that is whole."""
         self._drop_hedge(now)
+        if self.asking is not None:
+            self.asking.cancel(now)
         if self.withdrawn:
             self.withdrawn = False
             self.plan.budget.restore(now)

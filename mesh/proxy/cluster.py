@@ -15,6 +15,8 @@ import trio
 
 from mesh.model.config import Protocol, Service
 from mesh.model.limits import Limits
+from mesh.proxy.access import Tunnel, reconsider
+from mesh.proxy.authorize import Compiled, Decision
 from mesh.proxy.balance import Balancer
 from mesh.proxy.balance_hash import hash_key
 from mesh.proxy.balance_policy import build
@@ -30,6 +32,7 @@ from mesh.wire.codec import Codec, Role
 
 if TYPE_CHECKING:
     from mesh.proxy.exchange import Exchange
+    from mesh.proxy.inquiry import Answers
     from mesh.proxy.mirror import Mirror
 
 CLOSED, OPEN, HALF_OPEN = CircuitState
@@ -51,6 +54,8 @@ class Shared(NamedTuple):
     """Seconds since the epoch, for what YAML says in dates."""
     zone: str = ""
     """Where this proxy runs."""
+    credentials: Credentials | None = None
+    """What proves who we are to other proxies of the mesh; None for a proxy without an identity."""
     own: Collection[str] = ()
     """Names (`dial.listener_name`) of our outbound listeners, which no outbound connection may lead back to."""
 
@@ -59,9 +64,9 @@ class Cluster:
     """A service as this proxy uses it: its endpoints, its balancer, and the requests that wait for either."""
 
     __slots__ = (
-        *("balancer", "by_address", "changed", "configured", "endpoints", "governed", "http2", "mirrors", "name"),
-        *("next_up", "nursery", "outbound", "over", "plan", "probes", "request_timeout", "scope", "shared", "spec"),
-        *("tls", "to_start", "waiting"),
+        *("access", "answers", "balancer", "by_address", "changed", "configured", "endpoints", "governed", "http2", "mirrors", "name"),
+        *("exit", "next_up", "nursery", "outbound", "over", "plan", "probes", "request_timeout", "scope", "shared", "spec"),
+        *("tls", "to_start", "tunnels", "waiting"),
     )
 
     def __init__(
@@ -89,6 +94,13 @@ class Cluster:
         self.scope = shared.reports.scope("outbound" if outbound else "inbound", spec.name, "", "disabled")
         self.spec = spec
         self.mirrors: set[Mirror] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.access: Compiled | None = None
+        """Who may call; None where everybody may, and nobody keeps count."""
+        self.answers: Answers | None = None
+        """What external authorisers have said, as far as it may be used again."""
+        self.exit: Decision | None = None
+        """Whether applications here may leave the mesh for it; None for what is in the mesh."""
         self.probes: list[Endpoint] = []
         self.plan = Plan(spec, outbound, None, shared.reactor.clock())
         self.update(spec)
@@ -100,6 +112,10 @@ class Cluster:
         """Follow a new version of the service: endpoints are added, kept (with their load and connections) or
         retired."""
         now = self.shared.reactor.clock()
+        wanted = None if self.outbound else spec.authorization
+        changed = wanted != (self.access.authorization if self.access is not None else None)
+        if changed:
+            self.access = Compiled(wanted) if wanted is not None else None
         breaker = spec.traffic.breaker
         if breaker != self.spec.traffic.breaker:
             for endpoint in self.endpoints:
@@ -125,8 +141,16 @@ class Cluster:
                 endpoint.retire(now)
         for exchange in list(self.waiting):
             move(exchange, self, now)  # what waited for the first word about this service also learns its policy
+        if changed:
+            reconsider(self, now)
         self.changed.set()
         self.changed = trio.Event()
+
+    def may_leave(self, decision: Decision | None) -> None:
+        """Whether applications here may call it, from now on."""
+        if decision != self.exit:
+            self.exit = decision
+            reconsider(self, self.shared.reactor.clock())
 
     def retire(self) -> None:
         """Nobody will ask for it any more."""
@@ -140,8 +164,9 @@ class Cluster:
 
     def govern(self, spec: Service) -> None:
         """Follow the policies of `spec` and keep the endpoints: for the application beside us, whose address the
-        control plane does not decide."""
-        self.update(msgspec.structs.replace(self.spec, traffic=spec.traffic))
+        control plane does not decide. Who may call it stays as it is where nothing is said."""
+        access = spec.authorization or self.spec.authorization
+        self.update(msgspec.structs.replace(self.spec, traffic=spec.traffic, authorization=access))
 
     def refresh(self, now: float) -> None:
         """Balance over the endpoints that are fit for use: not known to be down, unhealthy or ejected. Over all, where
@@ -240,6 +265,9 @@ class Cluster:
         """Why an exchange has waited so long: the reason and the cause for its error."""
         waited = f"within {self.shared.limits.pending_timeout:.3g} s"
         if exchange.queue is not self.waiting:
+            credentials = self.shared.credentials
+            if exchange.endpoint is not None and exchange.endpoint.uncertified and credentials is not None:
+                return Reason.TLS_FAILED, f"this proxy got no certificate {waited}: {credentials.why}"
             cause = exchange.endpoint.last_cause if exchange.endpoint else ""
             last = f"last error: {cause}; " if cause else ""
             return Reason.CONNECT_FAILED, f"no connection became free {waited} ({last}{self.conditions(now)})"

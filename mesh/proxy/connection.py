@@ -12,14 +12,19 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import trio
 
 from mesh.model.config import Protocol
+from mesh.model.identity import proven
 from mesh.model.limits import Limits
+from mesh.proxy.access import connection_decision, count, exit_decision
+from mesh.proxy.authority import split_address
+from mesh.proxy.authorize import Decision
 from mesh.proxy.cluster import Cluster
-from mesh.proxy.dial import ConnectFailed, dial, send_all
+from mesh.proxy.dial import Alpn, ConnectFailed, send_all
 from mesh.proxy.downstream import Downstream, Listener, Shared
 from mesh.proxy.endpoint import Endpoint
 from mesh.proxy.reactor import Channel, Reactor
@@ -28,7 +33,7 @@ from mesh.proxy.supervise import LINGER, serve_channel
 from mesh.proxy.tunnel import join
 from mesh.wire.codec import Codec, Role
 from mesh.wire.http1 import Http1
-from mesh.wire.sniff import Verdict, is_http2_settings, sniff
+from mesh.wire.sniff import Verdict, is_http2_settings, server_name, sniff
 from mesh.wire.tls import Tls, TlsError
 
 EARLY = 0.1
@@ -93,6 +98,12 @@ class Connection:
         elif final and self.phase == "detect":
             self._scope.cancel()
 
+    @property
+    def _identity(self) -> str:
+        """What the client has proved to be; empty for nothing."""
+        names = self._tls.peer_identities if self._tls is not None else ()
+        return str(proven(names) or "") or (names[0] if names else "")
+
     def _enter(self, phase: str) -> None:
         self.phase = phase
         trio.lowlevel.current_task().name = f"connection {self.peer} {phase}"
@@ -137,7 +148,7 @@ class Connection:
             return Verdict.OPAQUE, data, None
         with trio.move_on_after(self._limits.detect_timeout):
             while (verdict := sniff(data)) is Verdict.MORE:
-                if not data and target is not None and protocol is Protocol.DETECT:
+                if not data and target is not None and protocol is Protocol.DETECT and self._may(target, ""):
                     chunk, early = await self._watch_both(target)
                     if early is not None:
                         return Verdict.OPAQUE, chunk, early
@@ -199,7 +210,7 @@ class Connection:
         how, limits = self._how, self._limits
         channel = Channel(how.reactor, self.sock, self._tls)
         codec = how.http2(Role.SERVER, limits) if verdict is Verdict.HTTP2 else Http1(Role.SERVER, limits)
-        identities = self._tls.peer_identities if self._tls is not None else ()
+        identity = self._identity
         downstream = Downstream(
             how.shared,
             self.listener,
@@ -207,8 +218,8 @@ class Connection:
             codec,
             number=self.number,
             peer=self.peer,
-            identity=identities[0] if identities else "",
-            tls="disabled" if self._tls is None else "true" if identities else "no_identity",
+            identity=identity,
+            tls="disabled" if self._tls is None else "true" if identity else "no_identity",
             target=target,
         )
         self.downstream = downstream
@@ -265,7 +276,20 @@ class Connection:
         self._enter("tunnel")
         clock = how.shared.clock
         started = clock()
-        scope = reports.scope(self.listener.direction, target.name, "", "disabled" if self._tls is None else "true")
+        identity = self._identity
+        peer = identity if self.listener.cluster is target and not target.outbound else ""
+        scope = reports.scope(self.listener.direction, target.name, peer, "disabled" if self._tls is None else "true")
+        host = ""
+        if target.exit is not None and data[:1] == b"\x16":
+            host, data = await self._asked_for(data)
+        decision = self._decide(target, host)
+        if decision is not None:
+            self._count(target, decision)
+            if not decision.allowed:
+                if early is not None:
+                    early.drop()
+                reports.record(scope, "tcp", 0, -1, "denied", Reason.DENIED.value, 0.0, clock() - started)
+                return
         try:
             endpoint, sock, tls = (early.endpoint, early.sock, early.tls) if early else await self._dial(target)
         except ConnectFailed as exc:
@@ -276,22 +300,55 @@ class Connection:
         counted = reports.connections(self.listener.direction, target.name)
         counted.opened += 1
         ours, theirs = Channel(how.reactor, self.sock, self._tls), Channel(how.reactor, sock, tls)
+        guarded = Guarded(ours, partial(self._may, target, host))
         with sock:
             try:
                 said = early.first if early is not None else tls.receive(b"") if tls is not None else b""
                 pipe, _ = join(ours, theirs, data, said)
                 if early is not None and not early.first:
                     theirs.handler.received(b"")
+                target.tunnels.add(guarded)
                 idle = target.spec.timeouts.idle or self._limits.idle_tcp
                 await serve_channel(ours, lambda: theirs.active_at + idle <= clock(), idle, lambda: ours.end("idle"))
                 await serve_channel(theirs, lambda: True, idle, lambda: theirs.end("idle"))
             finally:
+                target.tunnels.discard(guarded)
                 ours.end("the proxy closed the connection")
                 theirs.end("the proxy closed the connection")
                 endpoint.load.pending -= 1
                 counted.end(ours.read_bytes, ours.write_bytes)
         outcome = "failed" if pipe.reason else "completed"
         reports.record(scope, "tcp", 0, -1, outcome, "", connected - started, clock() - started)
+
+    async def _asked_for(self, data: bytes) -> tuple[str, bytes]:
+        """The host that a client asks for in its ClientHello (empty: none), and all bytes read to find out."""
+        with trio.move_on_after(self._limits.detect_timeout):
+            while server_name(data) is Verdict.MORE:
+                chunk = await self._read()
+                if not chunk:
+                    break
+                data += chunk
+        name = server_name(data)
+        return name if isinstance(name, str) else "", data
+
+    def _decide(self, target: Cluster, host: str) -> Decision | None:
+        """What policy says to a connection that is not HTTP; `host` is the one that it names inside, if any. None where
+        there is no policy."""
+        if target.access is not None:
+            return connection_decision(target.access, self._identity, self.peer)
+        return exit_decision(target, self.listener.directory, host)
+
+    def _may(self, target: Cluster, host: str) -> bool:
+        decision = self._decide(target, host)
+        return decision is None or decision.allowed
+
+    def _count(self, target: Cluster, decision: Decision) -> None:
+        witness = self._how.shared.witness
+        if target.access is not None and witness is not None:
+            identity = self._identity
+            source = "" if identity else split_address(self.peer)[0]
+            witness.note(target.name, identity, source, "tcp", b"", b"", decision)
+        count(target, decision)
 
     async def _dial(self, target: Cluster) -> tuple[Endpoint, socket.socket, Tls | None]:
         """A connection to one endpoint, which counts as pending there until the caller is done. Raises
@@ -309,15 +366,11 @@ class Connection:
                     break
                 endpoint.load.pending += 1
                 began = clock()
+                if endpoint.uncertified and target.shared.credentials is not None:
+                    why = f"this proxy got no certificate in time: {target.shared.credentials.why}"
+                    failure = ConnectFailed(Reason.TLS_FAILED, why, endpoint.address)
                 try:
-                    sock, tls = await dial(
-                        endpoint.address,
-                        connect_timeout=target.spec.timeouts.connect or limits.connect_timeout,
-                        handshake_timeout=limits.handshake_timeout,
-                        tls=target.tls and target.tls.http1,
-                        identity=endpoint.spec.identity,
-                        own=target.shared.own if target.outbound else (),
-                    )
+                    sock, tls = await endpoint.reach(Alpn.NONE)
                 except ConnectFailed as exc:
                     endpoint.load.pending -= 1
                     endpoint.mark_down(exc, clock())
@@ -371,6 +424,21 @@ class Early(NamedTuple):
         """It is not needed after all."""
         self.sock.close()
         self.endpoint.load.pending -= 1
+
+
+class Guarded:
+    """A tunnel that policy may end while it is open."""
+
+    __slots__ = ("_channel", "_may")
+
+    def __init__(self, channel: Channel, may: Callable[[], bool]) -> None:
+        self._channel = channel
+        self._may = may
+
+    def reconsider(self) -> None:
+        """Policy has changed."""
+        if not self._may():
+            self._channel.end("denied by policy")
 
 
 class Ended(Exception):

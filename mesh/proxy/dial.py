@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import socket
 import ssl
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -15,12 +16,23 @@ from mesh.proxy.authority import join_address, split_address
 from mesh.proxy.rescue import Reason
 from mesh.wire.tls import Tls, TlsError, verify_identity
 
+if TYPE_CHECKING:
+    from mesh.proxy.credentials import Credentials
+
 
 class ClientTls(NamedTuple):
     """How to dial with TLS: one context for each protocol that ALPN (RFC 7301) then asks for."""
 
     http2: ssl.SSLContext
     http1: ssl.SSLContext
+
+
+class Alpn(enum.Enum):
+    """What a connection is to speak (RFC 7301)."""
+
+    HTTP2 = "h2"
+    HTTP1 = "http/1.1"
+    NONE = ""
 
 
 class ConnectFailed(PeerError):
@@ -37,6 +49,31 @@ class ConnectFailed(PeerError):
         return self.detail
 
 
+async def secure(
+    tls: ClientTls | None, credentials: Credentials | None, identity: str, alpn: Alpn
+) -> tuple[ssl.SSLContext | None, str]:
+    """How to secure a connection to an endpoint that must prove to be `identity` (empty: nobody): the context (None:
+    plain text), and the name to ask for (SNI). `tls` are the service's own files, and go before what proves who we are.
+
+    Waits for our first certificate; its owner sets the deadline. Raises ConnectFailed for who cannot be of our mesh.
+    """
+    if tls is not None:
+        return (tls.http2 if alpn is Alpn.HTTP2 else tls.http1), ""
+    if credentials is None or not identity:
+        return None, ""
+    problem = credentials.problem_with(identity)
+    if problem:
+        raise ConnectFailed(Reason.TLS_FAILED, f"TLS: {problem}", identity)
+    held = await credentials.first()
+    match alpn:
+        case Alpn.HTTP2:
+            return held.http2, identity
+        case Alpn.HTTP1:
+            return held.http1, identity
+        case Alpn.NONE:
+            return held.opaque, identity
+
+
 async def dial(
     address: str,
     *,
@@ -44,12 +81,13 @@ async def dial(
     handshake_timeout: float,
     tls: ssl.SSLContext | None = None,
     identity: str = "",
+    sni: str = "",
     own: Collection[str] = (),
 ) -> tuple[socket.socket, Tls | None]:
     """A connected, non-blocking socket to `address` (`host:port`) and its TLS, whose handshake is complete.
 
-    Raises ConnectFailed, also for a deadline (both in seconds). With `identity` the peer's certificate must carry it.
-    `own` are addresses that it must not turn out to be (`own_names`), whatever name led there.
+    Raises ConnectFailed, also for a deadline (both in seconds). With `identity` the peer's certificate must carry it;
+    `sni` is the name that TLS asks for. `own` are addresses that it must not turn out to be (`own_names`), whatever name led there.
     """
     try:
         with trio.fail_after(connect_timeout):
@@ -69,7 +107,7 @@ async def dial(
         return sock, None
     try:
         with trio.fail_after(handshake_timeout):
-            return sock, await _handshake(sock, Tls(tls, False), identity)
+            return sock, await _handshake(sock, Tls(tls, False, sni or None), identity)
     except trio.TooSlowError:
         sock.close()
         raise ConnectFailed(Reason.TLS_FAILED, f"TLS handshake took over {handshake_timeout:.3g} s", address) from None

@@ -7,16 +7,21 @@ What the mesh does not know is reached by its own address, outside the mesh.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import trio
 
+from mesh.model.authorization import Egress
 from mesh.model.config import Endpoint, Service
 from mesh.model.errors import ConduitError
-from mesh.proxy.authority import own_address, service_name
+from mesh.proxy.authority import own_address, service_name, split_address
+from mesh.proxy.authorize import Decision
 from mesh.proxy.begin import move
 from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.dial import ClientTls
+from mesh.proxy.egress import Gate
 from mesh.proxy.hedge import Hedge
+from mesh.proxy.inquiry import Inquiry
 from mesh.proxy.mirror import Mirror
 from mesh.proxy.report import EndpointState
 from mesh.proxy.rescue import Reason
@@ -31,6 +36,17 @@ class NotAnAuthority(ConduitError):
 
 class Loop(ConduitError):
     """What a request names is this proxy itself."""
+
+
+class Found(NamedTuple):
+    """What is known of a name. Without `cluster` and `told`: the control plane is asked if `asks` says so, else
+    `address` is outside of the mesh."""
+
+    name: str
+    address: str
+    cluster: Cluster | None
+    told: Service | None
+    asks: bool
 
 
 class Directory:
@@ -50,6 +66,7 @@ class Directory:
         """Services that nobody here has called yet, and that we were told of for the sake of an application here."""
         self._unknown: set[str] = set()
         self._by_authority: dict[tuple[bytes, bytes], Cluster] = {}
+        self._gate = Gate(Egress())
         self._nursery: trio.Nursery | None = None
         self._to_start: list[Cluster] = []
 
@@ -83,7 +100,19 @@ class Directory:
             cluster = self.resolve(name.encode(), b"http")
         return cluster
 
-    def _resolve(self, authority: str, port: int) -> Cluster:
+    def at(self, address: str) -> Cluster:
+        """The cluster of an address (`host:port`), whatever the mesh knows by its host. Raises NotAnAuthority or
+        Loop."""
+        try:
+            split_address(address)
+        except ValueError as exc:
+            raise NotAnAuthority(str(exc)) from exc
+        if self._is_own(address):
+            raise Loop(f"{address} is this proxy itself")
+        return self._outside(address)
+
+    def find(self, authority: str, port: int) -> Found:
+        """What is known of an authority; changes nothing. Raises NotAnAuthority or Loop."""
         try:
             name = service_name(authority)
             address = own_address(authority, port)
@@ -91,13 +120,18 @@ class Directory:
             raise NotAnAuthority(str(exc)) from exc
         if self._is_own(address):
             raise Loop(f"{address} is this proxy itself")
-        cluster = self.services.get(name)
+        told = self._told.get(name)
+        unasked = self.ask is None or name in self._unknown or _is_address(name) or len(self.services) >= NAMES
+        return Found(name, address, self.services.get(name), told, not unasked)
+
+    def _resolve(self, authority: str, port: int) -> Cluster:
+        name, address, cluster, told, asks = self.find(authority, port)
         if cluster is not None:
             return cluster
-        told = self._told.pop(name, None)
         if told is not None:
+            del self._told[name]
             return self.add(told)
-        if self.ask is None or name in self._unknown or _is_address(name) or len(self.services) >= NAMES:
+        if not asks or self.ask is None:
             return self._outside(address)
         cluster = self.services[name] = self._start(Cluster(self.shared, Service(name), configured=False))
         self.ask(name)
@@ -117,8 +151,22 @@ class Directory:
             if len(self.outside) >= NAMES:
                 self._forget_outside()
             cluster = Cluster(self.shared, Service(address, (Endpoint(address),)))
+            cluster.exit = self.exit_to(address)
             self.outside[address] = self._start(cluster)
         return cluster
+
+    def follow(self, egress: Egress) -> None:
+        """What may be called outside of the mesh, from now on; what is open and may not be any more is ended. Raises
+        ValueError for what cannot be compiled."""
+        self._gate = Gate(egress)
+        for address, cluster in self.outside.items():
+            cluster.may_leave(self.exit_to(address))
+        self.shared.reactor.settle()
+
+    def exit_to(self, address: str) -> Decision | None:
+        """Whether the applications here may call an address (`host:port`) outside of the mesh; None: nobody has said
+        anything about that."""
+        return None if self._gate.trivial else self._gate.judge(*split_address(address))
 
     def _forget_outside(self) -> None:
         for cluster in self.outside.values():
@@ -145,7 +193,7 @@ class Directory:
                 del self.services[name]
                 now = self.shared.reactor.clock()
                 for exchange in list(cluster.waiting):
-                    if exchange.care is not None or isinstance(exchange, Hedge | Mirror):  # a route led here
+                    if exchange.care is not None or isinstance(exchange, Hedge | Mirror | Inquiry):  # a route led here
                         exchange.fail(Reason.BAD_BACKEND, f"{name} is no service of the mesh", now)
                     else:
                         move(exchange, self.resolve(exchange.head.authority, exchange.head.scheme), now)

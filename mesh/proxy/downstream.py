@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from mesh.model.limits import Limits
 from mesh.proxy import taps as tap_events
+from mesh.proxy.access import count
+from mesh.proxy.authority import service_name
 from mesh.proxy.begin import begin
 from mesh.proxy.cluster import Cluster
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Directory, Loop, NotAnAuthority
 from mesh.proxy.exchange import Exchange
 from mesh.proxy.leg import Leg
-from mesh.proxy.outgoing import GRPC_TIMEOUT, ORIGINAL, TIMEOUT
+from mesh.proxy.outgoing import GRPC_TIMEOUT, ORIGINAL, TIMEOUT, cleaned_trailers, entered, presented
+from mesh.proxy.progress import Progress
 from mesh.proxy.reactor import Channel
 from mesh.proxy.report import Reports, Scope
 from mesh.proxy.rescue import ANSWERS, Reason, response, sentence
@@ -23,6 +26,10 @@ from mesh.proxy.retry import grpc_timeout, timeout_ms
 from mesh.proxy.taps import Taps
 from mesh.wire.codec import Broken, Codec, Data, Event, GoAway, Refused, Request, Reset, Trailers
 from mesh.wire.head import Head
+
+if TYPE_CHECKING:
+    from mesh.proxy.authorize import Compiled, Judge
+    from mesh.proxy.witness import Witness
 
 GRPC, GRPC_GOES_ON = b"application/grpc", (b"", b"+", b";")
 """gRPC's content types (gRPC over HTTP/2, Requests); gRPC-Web's begin alike, and are ordinary HTTP."""
@@ -45,36 +52,48 @@ class Shared(NamedTuple):
     reports: Reports
     taps: Taps
     clock: Callable[[], float]
+    identity: str = ""
+    """Who we are, for taps; empty for nobody."""
+    witness: Witness | None = None
+    """Counts what the application here is asked, where somebody wants to know."""
 
 
 class Downstream:
     """One accepted connection that speaks HTTP.
 
-    `identity` and `tls` say who the peer is; `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw
+    `identity` and `tls` say who the peer is, `sni` which host it asked TLS for (empty: none that binds it); `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw
     connection, with the bytes in `early`, then belongs to the supervisor again (`handed_over`).
     """
 
     __slots__ = (
         "_scopes",
+        "address",
         "clock",
+        "credentials",
         "deadlines",
         "early",
         "exchanges",
         "handed_over",
         "identity",
         "inbound",
+        "judge",
+        "judged",
         "leg",
         "limits",
         "listener",
         "number",
+        "own",
         "peer",
+        "progress",
         "protocol",
         "refused",
         "reports",
+        "sni",
         "taps",
         "target",
         "tls",
         "tunnel_to",
+        "witness",
     )
 
     def __init__(
@@ -89,6 +108,7 @@ class Downstream:
         identity: str = "",
         tls: str = "disabled",
         target: Cluster | None = None,
+        sni: str = "",
     ) -> None:
         self.limits = shared.limits
         self.deadlines = shared.deadlines
@@ -100,10 +120,18 @@ class Downstream:
         self.target = target or listener.cluster
         self.number = number
         self.peer = peer
+        self.address = peer.rpartition(":")[0].strip("[]")
         self.identity = identity
+        self.credentials = presented(identity)
         self.tls = tls
+        self.sni = sni
+        self.judge: Judge | None = None
+        self.judged: Compiled | None = None
+        self.witness = shared.witness
+        self.own = shared.identity
         self.protocol = codec.name
         self.leg = Leg(channel, codec, self, shared.limits)
+        self.progress = Progress(self.leg, shared.limits, shared.reports, listener.direction)
         self.exchanges: dict[int, Exchange] = {}
         self._scopes: dict[Cluster, Scope] = {}
         self.tunnel_to: Cluster | None = None
@@ -137,7 +165,7 @@ class Downstream:
         match event:
             case Trailers(stream, fields):
                 if exchange := self.exchanges.get(stream):
-                    exchange.request_trailers(fields, now)
+                    exchange.request_trailers(cleaned_trailers(fields) if self.inbound else fields, now)
             case Reset(stream):
                 if exchange := self.exchanges.get(stream):
                     exchange.client_reset(now)
@@ -176,10 +204,24 @@ class Downstream:
             cluster = self._named(exchange, head, now)
             if cluster is None:
                 return
+        if self.sni and not self._is_for(head.authority):
+            cause = f"this connection was opened for {self.sni}"
+            self._refuse(exchange, Reason.MISDIRECTED, cause, now)
+            return
+        if self.inbound:
+            exchange.head = head = entered(head, self.credentials)
         self.exchanges[stream] = exchange
         if self.taps.active:
             exchange.watchers = self.taps.watchers(cluster.name, head)
         begin(exchange, cluster, now)
+
+    def _is_for(self, authority: bytes) -> bool:
+        """Whether an authority is the host that the client asked for when it opened the connection with TLS: to serve
+        another one would let a client past what was decided about the connection (RFC 9110 section 7.4)."""
+        try:
+            return service_name(authority.decode("latin-1")) == self.sni
+        except ValueError:
+            return False
 
     def _named(self, exchange: Exchange, head: Head, now: float) -> Cluster | None:
         """The cluster for what the request names; None if it was answered here, or is a CONNECT."""
@@ -191,6 +233,11 @@ class Downstream:
             return None
         if head.method != b"CONNECT":
             return cluster
+        decision = cluster.exit
+        if decision is not None and not decision.allowed:
+            count(cluster, decision)
+            self._refuse(exchange, Reason.DENIED, f"denied by {decision.by}: {decision.why}", now)
+            return None
         if self.protocol != "http1":
             self._refuse(exchange, Reason.UNSUPPORTED, "CONNECT is served over HTTP/1.1 only", now)
             return None
@@ -224,7 +271,8 @@ class Downstream:
         elif endpoint.cluster is cluster:
             scope = endpoint.scope
         else:  # a route led to another service: what was called is counted
-            scope = self.reports.scope("outbound", cluster.name, endpoint.scope.peer, endpoint.scope.tls)
+            its = endpoint.scope
+            scope = self.reports.scope("outbound", cluster.name, its.peer, its.tls, its.identity)
         started = exchange.started_at
         self.reports.record(
             scope,
@@ -243,7 +291,9 @@ class Downstream:
             tap_events.ended(exchange, outcome, self.clock())
 
     def _inbound_scope(self, cluster: Cluster) -> Scope:
-        scope = self._scopes[cluster] = self.reports.scope("inbound", cluster.name, self.identity, self.tls)
+        scope = self._scopes[cluster] = self.reports.scope(
+            "inbound", cluster.name, self.identity, self.tls, self.identity
+        )
         return scope
 
     def lost(self, reason: str) -> None:
@@ -261,10 +311,11 @@ class Downstream:
             codec.shutdown(True)
             self.leg.channel.end("the head of a request did not come in time")
             return
-        if codec.wants_write:
+        if codec.wants_write or codec.finished:
             self.leg.channel.mark()
         for exchange in list(self.exchanges.values()):
             exchange.watch(now)
+        self.progress.look(self.exchanges, now)
 
     def drain(self, final: bool) -> None:
         """Tell the client to go elsewhere; `final` ends what is idle."""

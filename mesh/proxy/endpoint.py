@@ -6,6 +6,7 @@ queues it and has one dialled. The endpoint's task holds a supervisor for each c
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,7 +14,7 @@ import trio
 from mesh.model.config import Endpoint as EndpointSpec
 from mesh.proxy.balance import Load, Loaded
 from mesh.proxy.breaker import Circuit, CircuitState
-from mesh.proxy.dial import ConnectFailed, dial
+from mesh.proxy.dial import Alpn, ConnectFailed, dial, secure
 from mesh.proxy.reactor import Channel
 from mesh.proxy.report import FAILING_GRPC, Scope
 from mesh.proxy.rescue import Reason
@@ -21,6 +22,7 @@ from mesh.proxy.supervise import contained, serve_channel
 from mesh.proxy.upstream import Upstream
 from mesh.wire.codec import Role
 from mesh.wire.http1 import Http1
+from mesh.wire.tls import Tls
 
 if TYPE_CHECKING:
     from mesh.proxy.cluster import Cluster
@@ -86,10 +88,13 @@ class Endpoint(Loaded):
         self.numbered = 0
         self.nursery: trio.Nursery | None = None
         self.wake = trio.Event()
-        tls = "true" if cluster.tls is not None else "disabled"
-        peer = spec.workload or spec.address
+        secured = cluster.tls is not None or (cluster.shared.credentials is not None and spec.identity != "")
         self.scope: Scope = cluster.shared.reports.scope(
-            "outbound" if cluster.outbound else "inbound", cluster.name, peer, tls
+            "outbound" if cluster.outbound else "inbound",
+            cluster.name,
+            spec.workload or spec.address,
+            "true" if secured else "disabled",
+            spec.identity if secured else "",
         )
 
     def __repr__(self) -> str:
@@ -328,6 +333,39 @@ class Endpoint(Loaded):
 
         await contained(f"upstream {self.cluster.name} {self.address}", shared.reports, shared.log, work)
 
+    async def reach(self, alpn: Alpn) -> tuple[socket.socket, Tls | None]:
+        """A connection to it, as secure as it must be. Waits for our own first certificate where it needs that: its
+        owner sets a deadline for that. Raises ConnectFailed."""
+        cluster, shared = self.cluster, self.cluster.shared
+        context, sni = await secure(cluster.tls, shared.credentials, self.spec.identity, alpn)
+        return await dial(
+            self.address,
+            connect_timeout=cluster.spec.timeouts.connect or shared.limits.connect_timeout,
+            handshake_timeout=shared.limits.handshake_timeout,
+            tls=context,
+            identity=self.spec.identity,
+            sni=sni,
+            own=shared.own if cluster.outbound else (),
+        )
+
+    @property
+    def uncertified(self) -> bool:
+        """Whether connections to it wait for our own first certificate."""
+        credentials = self.cluster.shared.credentials
+        if credentials is None or self.cluster.tls is not None or not self.spec.identity:
+            return False
+        return credentials.current is None
+
+    async def _certified(self) -> bool:
+        """Wait until we can prove who we are, if it asks for that; False where nobody waits for it any more."""
+        credentials = self.cluster.shared.credentials
+        while credentials is not None and self.uncertified:
+            with trio.move_on_after(self.cluster.shared.limits.pending_timeout):
+                await credentials.first()
+            if self.uncertified and (self.retired or not self.queue):
+                return False
+        return True
+
     async def _connection(self, http2: bool) -> None:
         """One connection: dial, TLS, serve, close."""
         cluster, shared = self.cluster, self.cluster.shared
@@ -337,14 +375,9 @@ class Endpoint(Loaded):
         counted = shared.reports.connections("outbound" if cluster.outbound else "inbound", cluster.name)
         try:
             try:
-                sock, tls = await dial(
-                    self.address,
-                    connect_timeout=cluster.spec.timeouts.connect or shared.limits.connect_timeout,
-                    handshake_timeout=shared.limits.handshake_timeout,
-                    tls=cluster.tls and (cluster.tls.http2 if http2 else cluster.tls.http1),
-                    identity=self.spec.identity,
-                    own=shared.own if cluster.outbound else (),
-                )
+                if not await self._certified():
+                    return
+                sock, tls = await self.reach(Alpn.HTTP2 if http2 else Alpn.HTTP1)
             except ConnectFailed as exc:
                 failure = exc
             finally:

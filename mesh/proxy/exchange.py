@@ -20,6 +20,7 @@ from mesh.wire.codec import CANCEL, NO_ERROR
 from mesh.wire.head import Field, Head, UnsendableHead
 
 if TYPE_CHECKING:
+    from mesh.proxy.authorize import Decision
     from mesh.proxy.care import Care
     from mesh.proxy.cluster import Cluster
     from mesh.proxy.dial import ConnectFailed
@@ -84,9 +85,9 @@ class Exchange:
     """
 
     __slots__ = (
-        *("answered_at", "body", "body_bytes", "care", "cluster", "deadline", "downstream", "endpoint", "error"),
+        *("answered_at", "body", "body_bytes", "care", "cluster", "deadline", "decision", "downstream", "endpoint", "error"),
         *("grpc_status", "head", "is_grpc", "last_cause", "owed_request", "owed_response", "parent", "protocol"),
-        *("queue", "queued_at", "request_open", "response_bytes", "response_done", "sent_at", "slot", "started_at"),
+        *("queue", "queued_at", "request_bytes", "request_open", "response_bytes", "response_done", "sent_at", "slot", "started_at"),
         *("state", "status", "stream", "touched_at", "tried", "tunnel", "up_stream", "upstream", "watchers"),
     )
 
@@ -107,7 +108,7 @@ class Exchange:
         self.endpoint: Endpoint | None = None
         self.up_stream = self.status = 0
         self.body: list[bytes] | None = NO_BODY if end else []
-        self.body_bytes = self.response_bytes = self.owed_request = self.owed_response = 0
+        self.body_bytes = self.request_bytes = self.response_bytes = self.owed_request = self.owed_response = 0
         self.grpc_status = -1
         self.is_grpc = False
         self.protocol = downstream.protocol
@@ -115,6 +116,7 @@ class Exchange:
         self.tunnel = self.response_done = False
         self.answered_at = self.sent_at = 0.0
         self.deadline = NEVER
+        self.decision: Decision | None = None
         self.slot = NO_SLOT
         self.queue: dict[Exchange, None] | None = None
         self.tried: list[Endpoint] | None = None
@@ -174,6 +176,7 @@ class Exchange:
         """Body from the client: forwarded, or kept while there is nobody to send it to."""
         self.touched_at = now
         size = len(data)
+        self.request_bytes += size
         if end:
             self.request_open = False
         if self.care is not None and self.care.mirrors is not None:
@@ -238,6 +241,8 @@ class Exchange:
     def informational(self, head: Head, now: float) -> None:
         """1xx, passed on; it decides nothing."""
         self.touched_at = now
+        if self.endpoint is not None and not self.endpoint.meshed:
+            head = outgoing.cleaned(head)
         if self.state is SENT:
             try:
                 self.downstream.leg.codec.send_informational(self.stream, head)
@@ -250,6 +255,8 @@ class Exchange:
         status = head.status
         endpoint = self.endpoint
         assert endpoint is not None
+        if not endpoint.meshed:
+            head = outgoing.cleaned(head)  # an application's own: it cannot speak for a proxy
         if (status == 503 or (end and self.is_grpc)) and head.get(b"conduit-error") in NEVER_ARRIVED:
             attempts = self.downstream.limits.connect_attempts - 1 if has_untried(self) else 0
             if self._send_again(attempts, True, now):
@@ -322,6 +329,8 @@ class Exchange:
     def response_trailers(self, fields: tuple[Field, ...], now: float) -> None:
         """The upstream's trailers, which end the response; gRPC's result is in them."""
         code = -1
+        if self.endpoint is not None and not self.endpoint.meshed:
+            fields = outgoing.cleaned_trailers(fields)
         if self.is_grpc:
             code = grpc_code(dict(fields).get(b"grpc-status"))
             assert self.endpoint is not None

@@ -24,6 +24,10 @@ class Fault:
         self.share = injection.percent / 100
         self.until = injection.until
 
+    def means(self, head: Head, wall: float) -> bool:
+        """Whether it lasts at `wall`, and is for this request."""
+        return (not self.until or wall < self.until) and self.matcher.holds(head)
+
 
 class Faults:
     """The faults of one service, in order."""
@@ -40,11 +44,15 @@ class Faults:
         a share of the requests.
         """
         for fault in self._faults:
-            if (not fault.until or wall < fault.until) and fault.matcher.holds(head):
+            if fault.means(head, wall):
                 share = fault.share
                 if share >= 1 or (share > 0 and random() < share):
                     return fault.injection
         return None
+
+    def meaning(self, head: Head, wall: float) -> list[Injection]:
+        """Those that may strike this request, in the order in which they are drawn; none is."""
+        return [fault.injection for fault in self._faults if fault.means(head, wall)]
 
     def next_end(self, wall: float) -> float:
         """When the next of those that last lifts, in seconds since the epoch; 0 if none of them does so by itself."""

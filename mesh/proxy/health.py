@@ -123,6 +123,7 @@ async def watch(
                 codec=shared.http2,
                 limits=shared.limits,
                 tls=tls,
+                credentials=shared.credentials,
                 identity=endpoint.spec.identity,
                 own=shared.own,
             )
@@ -131,6 +132,8 @@ async def watch(
         else:
             cause = ""
 
+    if shared.credentials is not None and tls is None and endpoint.spec.identity:
+        await shared.credentials.first()  # that we cannot prove ourselves yet says nothing about the endpoint
     await trio.sleep(random() * min(interval, FIRST))
     while True:
         following = trio.current_time() + interval * (1.0 - JITTER + 2.0 * JITTER * random())

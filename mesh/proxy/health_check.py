@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from mesh.model.errors import PeerError
 from mesh.model.limits import Limits
 from mesh.model.traffic import HealthCheck, HealthKind
-from mesh.proxy.dial import ClientTls, ConnectFailed, dial, send_all
+from mesh.proxy.dial import Alpn, ClientTls, ConnectFailed, dial, secure, send_all
 from mesh.wire.codec import Broken, Codec, Data, Refused, Reset, Response, Role, Trailers
 from mesh.wire.head import Field, Head, UnsendableHead
 from mesh.wire.http1 import Http1
 from mesh.wire.tls import Tls, TlsError
+
+if TYPE_CHECKING:
+    from mesh.proxy.credentials import Credentials
 
 AGENT = b"conduit-health"
 BODY_MOST = 64 * 1024
@@ -55,22 +58,26 @@ async def check(
     codec: Callable[[Role, Limits], Codec],
     limits: Limits,
     tls: ClientTls | None = None,
+    credentials: Credentials | None = None,
     identity: str = "",
     own: Collection[str] = (),
 ) -> None:
     """Return if the endpoint at `address` is well; raise Unhealthy if not, also where it takes over `policy.timeout`.
 
     `name` of the service is the authority that is asked for; `codec` makes HTTP/2, which `http2` chooses for a check of
-    kind http; `identity` and `own` are as in `dial`."""
+    kind http; `tls`, `credentials` and `identity` are as in `secure`, `own` as in `dial`."""
     http2 = http2 or policy.kind is HealthKind.GRPC
     with trio.move_on_after(policy.timeout):
         try:
+            alpn = Alpn.NONE if policy.kind is HealthKind.TCP else Alpn.HTTP2 if http2 else Alpn.HTTP1
+            context, sni = await secure(tls, credentials, identity, alpn)
             sock, secured = await dial(
                 address,
                 connect_timeout=limits.connect_timeout,
                 handshake_timeout=limits.handshake_timeout,
-                tls=tls and (tls.http2 if http2 else tls.http1),
+                tls=context,
                 identity=identity,
+                sni=sni,
                 own=own,
             )
             with sock:

@@ -75,13 +75,22 @@ class RateLimits:
             bucket.spend()
         return 0.0
 
+    def waits(self, head: Head, route: str, client: str, now: float) -> list[tuple[RateLimit, float]]:
+        """The limits that hold for a request, with the seconds until each would let it; no token is taken."""
+        return [
+            (limited.limit, limited.wait(route, client, now))
+            for limited in self._limits
+            if limited.matcher is None or limited.matcher.holds(head)
+        ]
+
 
 class _Limited:
     """One limit and its buckets: by route's name, by client, or just one."""
 
-    __slots__ = ("_burst", "_buckets", "_by", "_rate", "_single", "matcher")
+    __slots__ = ("_burst", "_buckets", "_by", "_rate", "_single", "limit", "matcher")
 
     def __init__(self, limit: RateLimit) -> None:
+        self.limit = limit
         matcher = Matcher(limit.match)
         self.matcher = None if matcher.anything else matcher
         self._rate = limit.per_second
@@ -106,6 +115,14 @@ class _Limited:
         else:
             buckets.move_to_end(key)
         return bucket
+
+    def wait(self, route: str, client: str, now: float) -> float:
+        """Seconds until there is a token for it. A bucket that nobody has drawn on is full, and not made for that."""
+        if self._by is LimitBy.SERVICE:
+            bucket = self._single
+        else:
+            bucket = self._buckets.get(route if self._by is LimitBy.ROUTE else client)
+        return bucket.wait(now) if bucket is not None else 0.0
 
 
 class Gate:

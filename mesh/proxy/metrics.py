@@ -30,6 +30,13 @@ TALLIES = {
     Tally.MIRROR: ("Copies of requests, by what became of them.", "result"),
     Tally.EJECTION: ("Endpoints taken out of use after failures.", "peer"),
     Tally.FAULT: ("Faults injected on purpose.", "fault"),
+    Tally.ALLOWED: ("Requests and connections that policy let through, by the policy.", "policy"),
+    Tally.DENIED: ("Requests and connections that policy refused, by the policy.", "policy"),
+    Tally.AUDITED: ("Requests and connections that a policy which only audits has noted.", "policy"),
+    Tally.AUTHORIZER: (
+        "External authorisers, by what came of asking: allowed, denied, failed, open (failed, let through), cached.",
+        "result",
+    ),
     Tally.LIMITED: ("Requests refused by a rate or concurrency limit.", "limit"),
 }
 """Help text and name of the second label."""
@@ -118,6 +125,25 @@ class ProxyCollector:
             refused.add_metric([reason, where_], count)
         yield refused
         yield from self._tallies()
+        yield from self._certificate()
+
+    def _certificate(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        own = self._reports.certificate()
+        if own is None:
+            return
+        expires = GaugeMetricFamily(
+            "conduit_identity_cert_expiration_timestamp_seconds",
+            "When this proxy's certificate ends, in seconds since the epoch; 0: there is none yet.",
+            value=own.expires,
+        )
+        refreshed = CounterMetricFamily(
+            "conduit_identity_cert_refresh", "Certificates asked for, by what came of it.", labels=("result",)
+        )
+        refreshed.add_metric(["installed"], own.installed)
+        refreshed.add_metric(["failed"], own.failed)
+        yield from (expires, refreshed)
 
     def _tallies(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

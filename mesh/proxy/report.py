@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mesh.model.reports import LATENCY_BOUNDS_MS, SeriesDelta, SeriesKey, TcpDelta
+from mesh.model.reports import LATENCY_BOUNDS_MS, Seen, SeriesDelta, SeriesKey, TcpDelta
 
 BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 BOUNDS = list(LATENCY_BOUNDS_MS)
@@ -30,6 +30,10 @@ class Tally(enum.StrEnum):
     EJECTION = "conduit_ejections"
     FAULT = "conduit_faults"
     LIMITED = "conduit_limited"
+    ALLOWED = "conduit_allowed"
+    DENIED = "conduit_denied"
+    AUDITED = "conduit_audited"
+    AUTHORIZER = "conduit_authorizer"
 
 
 class Series:
@@ -65,15 +69,16 @@ class Series:
 
 
 class Scope:
-    """The exchanges of one direction, service, peer and TLS state."""
+    """The exchanges of one direction, service, peer and TLS state. `identity` is what the peer proves to be."""
 
-    __slots__ = ("direction", "peer", "series", "service", "tls")
+    __slots__ = ("direction", "identity", "peer", "series", "service", "tls")
 
-    def __init__(self, direction: str, service: str, peer: str, tls: str) -> None:
+    def __init__(self, direction: str, service: str, peer: str, tls: str, identity: str) -> None:
         self.direction = direction
         self.service = service
         self.peer = peer
         self.tls = tls
+        self.identity = identity
         self.series: dict[tuple[str, int, int, str, str, str], Series] = {}
 
 
@@ -117,6 +122,25 @@ class EndpointState(NamedTuple):
     state: str
 
 
+class Certificate(NamedTuple):
+    """This proxy's own: when it ends (seconds since the epoch; 0: there is none yet), how many were installed, and how
+    many tries to get one failed."""
+
+    expires: float
+    installed: int
+    failed: int
+
+
+def no_certificate() -> Certificate | None:
+    """Of a proxy without an identity."""
+    return None
+
+
+def nothing_seen() -> list[Seen]:
+    """Of a proxy that does not watch what its application is asked."""
+    return []
+
+
 def no_states() -> list[EndpointState]:
     """Of a proxy that calls nobody."""
     return []
@@ -127,20 +151,22 @@ class Reports:
 
     def __init__(self, metric_series: int) -> None:
         self.limit = metric_series
-        self._scopes: dict[tuple[str, str, str, str], Scope] = {}
+        self._scopes: dict[tuple[str, str, str, str, str], Scope] = {}
         self._connections: dict[tuple[str, str], Connections] = {}
         self.series: list[Series] = []
         self.refusals: dict[tuple[str, str], int] = {}
         self.tallies: dict[tuple[Tally, str, str], int] = {}
         self.states: Callable[[], list[EndpointState]] = no_states
+        self.certificate: Callable[[], Certificate | None] = no_certificate
+        self.seen: Callable[[], list[Seen]] = nothing_seen
 
-    def scope(self, direction: str, service: str, peer: str, tls: str) -> Scope:
+    def scope(self, direction: str, service: str, peer: str, tls: str, identity: str = "") -> Scope:
         """The scope of these labels, one object for the same labels; the overflow scope beyond the bound."""
-        key = (direction, service, peer, tls)
+        key = (direction, service, peer, tls, identity)
         scope = self._scopes.get(key)
         if scope is None:
             if len(self._scopes) >= self.limit:
-                key = (direction, OVERFLOW, "", tls)
+                key = (direction, OVERFLOW, "", tls, "")
                 scope = self._scopes.get(key)
             if scope is None:
                 scope = self._scopes[key] = Scope(*key)
@@ -200,6 +226,7 @@ class Reports:
             success=success,
             tls=scope.tls,
             route=route,
+            identity=scope.identity,
         )
         series = scope.series[key] = Series(labels)
         self.series.append(series)
@@ -226,6 +253,10 @@ class Reports:
         series = [delta for one in self.series if (delta := one.delta()) is not None]
         tcp = [grown for one in self._connections.values() if (grown := one.delta()) is not None]
         return series, tcp
+
+    def drain_seen(self) -> list[Seen]:
+        """Kinds of requests that the application here got, and how many since the last drain."""
+        return self.seen()
 
 
 FAILING_GRPC = frozenset({2, 4, 12, 13, 14, 15})

@@ -34,6 +34,10 @@ class Reason(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     OVER_CONCURRENCY = "over_concurrency"
     FAULT = "fault"
+    DENIED = "denied"
+    AMBIGUOUS_PATH = "ambiguous_path"
+    AUTHORIZER_FAILED = "authorizer_failed"
+    MISDIRECTED = "misdirected"
     LOOP = "loop"
     UNSENDABLE = "unsendable"
     INTERNAL = "internal"
@@ -48,7 +52,7 @@ class Answer(msgspec.Struct, frozen=True):
     reset: int
 
 
-# gRPC statuses: 4 DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED, 12 UNIMPLEMENTED, 13 INTERNAL, 14 UNAVAILABLE
+# gRPC statuses: 3 INVALID_ARGUMENT, 4 DEADLINE_EXCEEDED, 7 PERMISSION_DENIED, 8 RESOURCE_EXHAUSTED, 12 UNIMPLEMENTED, 13 INTERNAL, 14 UNAVAILABLE
 ANSWERS: dict[Reason, Answer] = {
     Reason.UNKNOWN_AUTHORITY: Answer(502, 14, REFUSED_STREAM),
     Reason.NO_ENDPOINTS: Answer(503, 14, REFUSED_STREAM),
@@ -66,6 +70,10 @@ ANSWERS: dict[Reason, Answer] = {
     Reason.RATE_LIMITED: Answer(429, 8, REFUSED_STREAM),
     Reason.OVER_CONCURRENCY: Answer(503, 8, REFUSED_STREAM),
     Reason.FAULT: Answer(503, 14, CANCEL),
+    Reason.DENIED: Answer(403, 7, CANCEL),
+    Reason.AMBIGUOUS_PATH: Answer(400, 3, REFUSED_STREAM),
+    Reason.AUTHORIZER_FAILED: Answer(503, 14, CANCEL),
+    Reason.MISDIRECTED: Answer(421, 14, REFUSED_STREAM),
     Reason.LOOP: Answer(508, 13, INTERNAL_ERROR),
     Reason.UNSENDABLE: Answer(400, 13, INTERNAL_ERROR),
     Reason.INTERNAL: Answer(500, 13, INTERNAL_ERROR),

@@ -22,9 +22,9 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, assert_never
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -32,20 +32,27 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError,
 from wsproto.utilities import ProtocolError
 
 from mesh.model.config import ControlLink
-from mesh.model.errors import ControlError
+from mesh.model.errors import ConfigError, ControlError
+from mesh.model.explain import Question, Step
 from mesh.model.push import (
     HEARTBEAT_SECONDS,
     MAX_MESSAGE,
     SILENCE_SECONDS,
     Ack,
     Alive,
+    Explain,
+    Explained,
     FromControl,
     FromProxy,
     Heartbeat,
     Hello,
     Nack,
+    NotSigned,
     Refused,
     ServiceUpdate,
+    Settings,
+    Sign,
+    Signed,
     Subscribe,
     Tapped,
     TapStart,
@@ -53,8 +60,10 @@ from mesh.model.push import (
     Unsubscribe,
     Welcome,
 )
-from mesh.model.reports import SeriesDelta, TapMatch, TcpDelta
+from mesh.model.reports import Seen, SeriesDelta, TapMatch, TcpDelta
+from mesh.proxy.control_line import ControlLine
 from mesh.proxy.unsent import Unsent, tapped_texts
+from mesh.wire.tls import host_context
 
 PATH = "/api/v1/proxies/connect"
 CONNECT_SECONDS = 2.0
@@ -68,6 +77,10 @@ CLOSE_SECONDS = 0.5
 MAX_WANTED = 4_000
 """Names asked for at once; the control plane takes some more."""
 MAX_NAME = 1_024
+SIGN_SECONDS = 5.0
+"""That the control plane may take to answer a Sign."""
+MAX_EXPLAINED = 32
+"""Answers that wait to be sent; of more questions, the newest are not answered."""
 
 Log = Callable[[str, str, str], None]
 """Takes an event's name, who it is about, and a detail."""
@@ -82,12 +95,36 @@ class Applier(Protocol):
     def apply(self, update: ServiceUpdate) -> str | None:
         """None where the update is in force now, else why it is not; what was in force then stays so."""
 
+    def settle(self, settings: Settings) -> str | None:
+        """The same for what this proxy itself must know."""
+
+    def explain(self, question: Question) -> tuple[Step, ...]:
+        """What would become of a request."""
+
 
 class Reports(Protocol):
     """Where counters grow."""
 
     def drain(self) -> tuple[list[SeriesDelta], list[TcpDelta]]:
         """What they grew by since the last call."""
+
+    def drain_seen(self) -> list[Seen]:
+        """Kinds of requests that came, and how many of each since the last call."""
+
+
+class Signing:
+    """Somebody waits for a certificate."""
+
+    def __init__(self, csr: str) -> None:
+        self.csr = csr
+        self.asked = False
+        self.answer: Signed | ControlError | None = None
+        self.answered = trio.Event()
+
+    def end(self, answer: Signed | ControlError) -> None:
+        """This came of it."""
+        self.answer = answer
+        self.answered.set()
 
 
 class Taps(Protocol):
@@ -125,16 +162,12 @@ class Subscriptions:
         chance: random.Random | None = None,
     ) -> None:
         """`admin`, `inbound` and `outbound` are addresses to be shown. Raises ControlError where the URL is none."""
-        parts = urlsplit(link.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ControlError(f"{link.url!r} is not http(s)://host:port")
+        self._line = ControlLine(link)
         self.connected = False
         """Whether the control plane has welcomed us and the stream lives."""
         self.ever_connected = False
         self.reason = "not connected yet"
         """Why it does not, while it does not."""
-        self._host, self._tls = parts.hostname, parts.scheme == "https"
-        self._port = parts.port or (443 if self._tls else 80)
         self._token = link.token
         self._hello = Hello(
             workload=link.workload,
@@ -153,7 +186,10 @@ class Subscriptions:
         self._absent: dict[str, None] = {}
         self._due: dict[str, Subscribe | Unsubscribe] = {}
         self._answers: dict[str, Ack | Nack] = {}
+        self._explained: list[Explained] = []
         self._wake = trio.Event()
+        self._found = trio.Event()
+        self._signing: Signing | None = None
         self._tapping: set[int] = set()
         self._seen = 0
         self._unsent = Unsent()
@@ -163,7 +199,7 @@ class Subscriptions:
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else self.reason
-        return f"<Subscriptions {self._host}:{self._port} {state} wanted={list(self._wanted)} seen={self._seen}>"
+        return f"<Subscriptions {self._line} {state} wanted={list(self._wanted)} seen={self._seen}>"
 
     def want(self, name: str) -> None:
         """Asks for a destination, now and on every stream to come; asking twice is asking once.
@@ -198,6 +234,27 @@ class Subscriptions:
             self._wake.set()
             await self._flushed.wait()
 
+    async def sign(self, csr: str) -> Signed:
+        """Has a request (PEM) signed, as soon as there is a stream. One at a time.
+
+        Raises ControlError where it is not granted, and where no answer comes: within SIGN_SECONDS, or from a stream
+        that ends before.
+        """
+        while not self.connected:
+            await self._found.wait()
+        signing = self._signing = Signing(csr)
+        self._wake.set()
+        try:
+            with trio.move_on_after(SIGN_SECONDS):
+                await signing.answered.wait()
+        finally:
+            self._signing = None
+        if signing.answer is None:
+            raise ControlError(f"the control plane has not signed within {SIGN_SECONDS:g} s")
+        if isinstance(signing.answer, ControlError):
+            raise signing.answer
+        return signing.answer
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps the stream, until cancelled. Started at once: a proxy does not wait for its control plane."""
         self._drained_at = trio.current_time()
@@ -218,7 +275,9 @@ class Subscriptions:
         reason = "ended"
         try:
             with trio.fail_after(CONNECT_SECONDS):
-                stream = await self._dial()
+                stream = await self._line.dial()
+        except ConfigError as exc:
+            return f"cannot connect: {exc}"
         except (OSError, trio.BrokenResourceError, trio.TooSlowError) as exc:
             return f"cannot connect: {str(exc) or 'no answer'}"
         try:
@@ -227,7 +286,7 @@ class Subscriptions:
                     connection = await wrap_client_stream(
                         nursery,
                         stream,
-                        f"{self._host}:{self._port}",
+                        str(self._line),
                         PATH,
                         extra_headers=[(b"Authorization", b"Bearer " + self._token.encode())],
                         max_message_size=MAX_MESSAGE,
@@ -247,22 +306,21 @@ class Subscriptions:
                 await trio.aclose_forcefully(stream)
         return reason
 
-    async def _dial(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
-        if self._tls:
-            return await trio.open_ssl_over_tcp_stream(self._host, self._port, https_compatible=True)
-        return await trio.open_tcp_stream(self._host, self._port)
-
     def _begin(self) -> None:
         """Everything is asked for in the hello, and nothing of the last stream is owed to this one."""
         self._due.clear()
         self._answers.clear()
+        self._explained.clear()
         self._seen = 0
 
     def _lost(self, reason: str) -> None:
         if self.connected or reason != self.reason:
-            self._log("control_plane_lost", f"{self._host}:{self._port}", reason)
+            self._log("control_plane_lost", str(self._line), reason)
         self.connected = False
         self.reason = reason
+        self._found = trio.Event()
+        if self._signing is not None:
+            self._signing.end(ControlError(f"the control stream ended: {reason}"))
         self._tapping.clear()
         self._taps.stop_all()
 
@@ -283,10 +341,21 @@ class Subscriptions:
     def _take(self, message: FromControl) -> None:
         match message:
             case Welcome(epoch=epoch):
-                self._log("control_plane_found", f"{self._host}:{self._port}", epoch)
+                self._log("control_plane_found", str(self._line), epoch)
                 self.connected = self.ever_connected = True
+                self._found.set()
             case ServiceUpdate():
                 self._take_update(message)
+            case Settings():
+                self._take_settings(message)
+            case Signed():
+                if self._signing is not None:
+                    self._signing.end(message)
+            case NotSigned(reason=reason):
+                if self._signing is not None:
+                    self._signing.end(ControlError(f"the control plane does not sign: {reason}"))
+            case Explain(number=number, question=question):
+                self._take_question(number, question)
             case TapStart(session=session, match=match):
                 self._tapping.add(session)
                 self._taps.start(session, match)
@@ -296,7 +365,7 @@ class Subscriptions:
                 self._taps.stop(session)
             case Heartbeat(version=pushed):
                 if pushed > self._seen:  # messages keep their order, so an update is not late but lost
-                    self._log("update_lost", f"{self._host}:{self._port}", f"saw {self._seen}, {pushed} was pushed")
+                    self._log("update_lost", str(self._line), f"saw {self._seen}, {pushed} was pushed")
                     for name in self._wanted:
                         self._ask(name, Subscribe(name))
             case Refused(reason=reason):
@@ -312,13 +381,43 @@ class Subscriptions:
             self._absent[update.name] = None
         else:
             self._absent.pop(update.name, None)
+        self._answer(update, partial(self._applier.apply, update))
+
+    def _take_settings(self, settings: Settings) -> None:
+        self._seen = max(self._seen, settings.version)
+        self._answer(settings, partial(self._settle, settings))
+
+    def _settle(self, settings: Settings) -> str | None:
+        if settings.anchors:
+            try:
+                host_context(settings.anchors)
+            except ConfigError as exc:
+                return str(exc)
+        reason = self._applier.settle(settings)
+        if reason is None and settings.anchors:
+            self._line.trust(settings.anchors)
+        return reason
+
+    def _answer(self, update: ServiceUpdate | Settings, put: Callable[[], str | None]) -> None:
+        """Has an update put in force, and says what came of it."""
+        name = update.name if isinstance(update, ServiceUpdate) else ""
         try:
-            reason = self._applier.apply(update)
+            reason = put()
         except Exception as exc:  # noqa: BLE001 - a bug in applying costs this update, not the stream
-            self._log("update_failed", update.name, traceback.format_exc())
+            self._log("update_failed", name, traceback.format_exc())
             reason = f"{type(exc).__name__}: {exc}"
-        answer = Ack(update.name, update.version) if reason is None else Nack(update.name, update.version, reason)
-        self._answers[update.name] = answer
+        self._answers[name] = Ack(name, update.version) if reason is None else Nack(name, update.version, reason)
+        self._wake.set()
+
+    def _take_question(self, number: int, question: Question) -> None:
+        if len(self._explained) >= MAX_EXPLAINED:
+            return
+        try:
+            steps = self._applier.explain(question)
+        except Exception:  # noqa: BLE001 - a bug in explaining costs this answer, not the stream
+            self._log("explain_failed", question.authority, traceback.format_exc())
+            steps = (Step("end", "failed", "the proxy could not work it out: its log says why"),)
+        self._explained.append(Explained(number, steps))
         self._wake.set()
 
     # --- what goes
@@ -341,6 +440,11 @@ class Subscriptions:
                 while queue:
                     name = next(iter(queue))
                     await self._send(connection, queue.pop(name))
+            while self._explained:
+                await self._send(connection, self._explained.pop(0))
+            if self._signing is not None and not self._signing.asked:
+                self._signing.asked = True
+                await self._send(connection, Sign(self._signing.csr))
             if self._tapping:
                 await self._send_taps(connection)
             now = trio.current_time()
@@ -369,7 +473,7 @@ class Subscriptions:
     async def _send_report(self, connection: WebSocketConnection) -> None:
         """Drains and sends; what a broken stream leaves unsent waits in `_unsent` and is merged into the next."""
         now = trio.current_time()
-        self._unsent.add(*self._reports.drain())
+        self._unsent.add(*self._reports.drain(), self._reports.drain_seen())
         seconds = now - self._drained_at
         while (text := self._unsent.next_text(time.time(), seconds)) is not None:
             await self._send_text(connection, text)

@@ -97,16 +97,20 @@ class Taps:
 
 def _event(exchange: Exchange, kind: str, **rest: object) -> None:
     downstream, endpoint, care = exchange.downstream, exchange.endpoint, exchange.care
+    inbound, decision = downstream.inbound, exchange.decision
     event = TapEvent(
         event=kind,
         id=f"{downstream.number}:{exchange.stream}",
-        proxy="in" if downstream.listener.direction == "inbound" else "out",
+        proxy="in" if inbound else "out",
         workload=downstream.taps.workload,
         src=downstream.peer,
         dst=endpoint.address if endpoint is not None else "",
         tls=downstream.tls,
         service=exchange.parent.name,
-        src_workload=downstream.identity,
+        src_workload=downstream.identity if inbound else downstream.own,
+        dst_identity=downstream.own if inbound else endpoint.scope.identity if endpoint is not None else "",
+        policy=decision.by if decision is not None else "",
+        audited=decision.audited if decision is not None else "",
         method=exchange.head.method.decode("latin-1"),
         authority=exchange.head.authority.decode("latin-1"),
         path=exchange.head.path.decode("latin-1"),

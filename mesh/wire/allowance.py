@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from mesh.model.limits import KIB, Limits
 
-CONTROL_BUDGET = 4000
-"""Units: a control frame costs 1, one that we must answer 4; a message refunds 8, eight bytes sent refund 1."""
 CONTROL_FRAME = 13
 """Bytes of a typical control frame, WINDOW_UPDATE."""
 REFUND = 8
+"""Units of `limits.control_frames` that a message gives back; eight bytes sent give back one."""
 EXCUSED_STREAMS = 16
 """What may be under way at once, in full windows of a stream: what the window of a connection is about."""
 
@@ -20,6 +19,7 @@ class Allowance:
     """Counts one connection's abuse of resets (CVE-2023-44487, CVE-2025-8671) and of frames that carry no message."""
 
     __slots__ = (
+        "_control_bound",
         "_earned",
         "_excused",
         "_excused_bound",
@@ -36,7 +36,8 @@ class Allowance:
     def __init__(self, limits: Limits) -> None:
         self.completed = 0  # streams that ended well, in this window of time
         self.control = 0  # units spent
-        self.quiet = 0  # bytes since the last message
+        self.quiet = 0  # bytes since the last message; a new window of time leaves one of them
+        self._control_bound = limits.control_frames
         self._resets = 0
         self._resets_bound = limits.resets
         self._earned = 0
@@ -51,7 +52,8 @@ class Allowance:
         if now >= self._window_end:
             self._window_end = now + self._window
             self._earned = self.completed
-            self.completed = self._resets = self.control = self.quiet = 0
+            self.completed = self._resets = self.control = 0
+            self.quiet = min(1, self.quiet)
 
     def ended_early(self) -> bool:
         """Count a stream that the peer ended early, or made us end; True if that was one too many.
@@ -69,7 +71,7 @@ class Allowance:
         excused = 0 if messages else min(noise, self._excused)
         self._excused -= excused
         self.quiet = 0 if messages else self.quiet + noise - excused
-        if self.control > CONTROL_BUDGET:
+        if self.control > self._control_bound:
             return "too many control frames for so few messages"
         if self.quiet > self._quiet_bound:
             return f"{self.quiet} bytes without a message"

@@ -152,6 +152,9 @@ class Codec(Protocol):
     def queued(self, stream: int) -> int:
         """Body bytes queued for the peer on this stream; 0: on the whole connection."""
 
+    def waiting(self) -> list[int]:
+        """Streams whose body bytes the peer's windows do not let go. HTTP/1.1 has no windows, and so none."""
+
     def shutdown(self, final: bool) -> None:
         """Drain: HTTP/2 announces GOAWAY (2^31-1 first, the last stream when `final`); HTTP/1.1 ends with the next
         response, and when `final` at once if it is idle."""

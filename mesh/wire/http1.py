@@ -21,7 +21,8 @@ Rules beside those of `Codec`:
   is said before CONNECT has its answer waits; if the answer is no, the connection ends with it.
 * A client that closes its direction while it waits for the response has gone (`Reset`), as nearly all that do so have.
 * A response that begins before its request has been received ends the connection (RFC 9112 section 9.3); a rest of up
-  to `stream_buffer_bytes` is taken in and dropped, so that closing does not reset the connection under the answer.
+  to `stream_buffer_bytes` is taken in and dropped, for `header_timeout` at most, so that closing does not reset the
+  connection under the answer.
 """
 
 from __future__ import annotations
@@ -54,9 +55,6 @@ __all__ = ["Http1", "UnsendableHead"]
 HEAD, LENGTH, CHUNKS, CLOSE, NONE, WAIT, RAW, DRAIN, DEAD = range(9)
 _STATES = ("HEAD", "LENGTH", "CHUNKS", "CLOSE", "NONE", "WAIT", "RAW", "DRAIN", "DEAD")
 _FRAMINGS = {CHUNKED: CHUNKS, UNTIL_CLOSE: CLOSE, BODILESS: NONE, TUNNEL: NONE}
-
-MAX_INFORMATIONAL = 32
-"""Of 1xx responses to one request: servers send one or two, and no flow control stops those that do not end."""
 
 
 class Http1:
@@ -238,7 +236,7 @@ class Http1:
         stream = self._stream
         if head.status < 200 and length == 0:
             self._informed += 1
-            if self._informed > MAX_INFORMATIONAL:
+            if self._informed > self._limits.informational:
                 self._broken(events, "informational_flood", "the upstream sends 1xx responses without end")
             else:
                 events.append(Informational(stream, head))
@@ -260,7 +258,8 @@ class Http1:
     def _begin_chunks(self) -> None:
         self._reading = CHUNKS
         if self._chunks is None:
-            self._chunks = Chunks(self._limits.header_bytes, self._limits.header_fields)
+            limits = self._limits
+            self._chunks = Chunks(limits.header_bytes, limits.header_fields, limits.chunk_extension_bytes)
         self._chunks.begin()
 
     def _decode(self, source: bytes | bytearray, position: int, events: list[Event]) -> int:
@@ -538,6 +537,9 @@ class Http1:
     def queued(self, stream: int) -> int:
         return self._queued
 
+    def waiting(self) -> list[int]:
+        return []
+
     def shutdown(self, final: bool) -> None:
         self._closing = True
         if final and not self.active and not self._buffer and self._reading != DRAIN:
@@ -554,7 +556,12 @@ class Http1:
         return rest
 
     def tick(self, now: float) -> bool:
-        if not self.awaits_head:
+        if self._reading == DRAIN:  # it is no head, but has as long
+            if not self._head_since:
+                self._head_since = now
+            elif now - self._head_since > self._limits.header_timeout:
+                self._end()
+        elif not self.awaits_head:
             self._head_since = 0.0
         elif not self._head_since:
             self._head_since = now

@@ -16,8 +16,6 @@ import httptools
 from mesh.wire.head import Field
 from mesh.wire.http1_head import Malformed, check_trailers
 
-EXTENSION_BYTES = 4096
-"""What chunk-size lines of one message may hold beyond sizes; nobody uses extensions (RFC 9112 section 7.1.1)."""
 _LINE_BYTES = 20
 """A size of 16 digits and two line ends: what one chunk costs anyway."""
 _TRAILER_BYTES = "the trailers exceed what a head may have"
@@ -28,6 +26,7 @@ class Chunks:
     """Decoder of one connection's chunked bodies, each from `begin` to `done`. Hot: every body of unknown length."""
 
     __slots__ = (
+        "_extension_bytes",
         "_fields",
         "_header_bytes",
         "_header_fields",
@@ -42,13 +41,14 @@ class Chunks:
         "trailers",
     )
 
-    def __init__(self, header_bytes: int, header_fields: int) -> None:
+    def __init__(self, header_bytes: int, header_fields: int, extension_bytes: int) -> None:
         self.pieces: list[bytes | None] = []
         self.trailers: tuple[Field, ...] = ()
         self._fields: list[Field] = []
         self.done = False
         self.on_body = self.pieces.append
         self.on_chunk_header = functools.partial(self.pieces.append, None)
+        self._extension_bytes = extension_bytes  # of the chunk-size lines of one message, beyond sizes
         self._header_bytes = header_bytes
         self._header_fields = header_fields
         self._parser = httptools.HttpRequestParser(self)
@@ -117,7 +117,7 @@ class Chunks:
             overhead -= len(body) + _LINE_BYTES * pieces.count(None)
             pieces.clear()
         self._overhead = max(0, overhead)
-        if overhead > EXTENSION_BYTES:
+        if overhead > self._extension_bytes:
             self._check_overhead()
         if self._fields:
             if len(self._fields) > self._header_fields:
@@ -133,7 +133,7 @@ class Chunks:
             raise Malformed("trailer_bytes", _TRAILER_BYTES, 431)
         # What follows a chunk-size line without data is trailers, until one knows better.
         unfinished = self._header_bytes if self._in_last and not self.done else trailers
-        if self._overhead > EXTENSION_BYTES + unfinished:
+        if self._overhead > self._extension_bytes + unfinished:
             if self._in_last and not self.done:
                 raise Malformed("trailer_bytes", _TRAILER_BYTES, 431)
-            raise Malformed("chunk_extension", f"chunk extensions exceed {EXTENSION_BYTES} bytes")
+            raise Malformed("chunk_extension", f"chunk extensions exceed {self._extension_bytes} bytes")

@@ -5,7 +5,8 @@ the rules of `messages`, and keeps the bounds that it does not have:
 
 * Streams ended early and control frames have an `Allowance`. The codec has no clock: its user calls `tick` with the
   time now and then (once a second is plenty); without, what was counted is never forgotten. Frames that libnghttp2
-  keeps to itself (PRIORITY, unknown types) are known by the bytes that arrive while no message makes progress.
+  keeps to itself (PRIORITY, unknown types) are known by the bytes that arrive while no message makes progress. So is a
+  header block that has begun: `tick` then sends a PING, which its sender cannot answer before its end.
 * Body bytes are given back to the peer's windows by `acknowledge` alone, also if their stream has closed meanwhile;
   what this file discards it gives back itself. The connection's window is wider than `limits.buffer_bytes` where that
   would be used up by fewer than sixteen stalled streams: slow readers must not stop the others on a shared connection.
@@ -35,6 +36,7 @@ from ngh2 import (
     GoAwayReceived,
     InformationalResponseReceived,
     NGH2Error,
+    PingAcknowledged,
     PingReceived,
     RequestReceived,
     ResponseReceived,
@@ -85,6 +87,7 @@ class Http2:
     __slots__ = (
         "_accepting",
         "_allowance",
+        "_asked_at",
         "_broken",
         "_due",
         "_ended",
@@ -118,7 +121,7 @@ class Http2:
                 stream_reset_rate_limit=(1 << 40, 1 << 40),  # counted here, relative to what was completed
                 # Our bound is on the decoded block. The engine counts every read that ends within a CONTINUATION's
                 # frame header as one more frame, so its own bound must not be tight.
-                max_continuations=128,
+                max_continuations=limits.continuations,
                 max_inbound_header_list_size=limits.header_bytes + 32 * limits.header_fields,
                 max_inbound_header_count=4 * limits.header_fields,
             ),
@@ -135,6 +138,7 @@ class Http2:
         self._window = max(limits.buffer_bytes, STALLED_STREAMS * limits.stream_buffer_bytes)
         self._held = 0
         self._allowance = Allowance(limits)
+        self._asked_at = 0.0  # when we sent a PING because of bytes that made no message
         self._goaway: GoAway | None = None
         self._final = False
         self._over = False  # nothing is read or sent any more, but for what is in _out
@@ -157,7 +161,26 @@ class Http2:
             for stream in self._lingering:
                 self._lingering[stream] += self._limits.stream_buffer_bytes // 2 + 1
             self._release_lingering()
-        return False  # a header block that never ends is bounded by its bytes, and its connection by being idle
+        return self._server and self._stuck(now)
+
+    def _stuck(self, now: float) -> bool:
+        """Whether the peer has been in the middle of a frame, or of a header block, for `limits.header_timeout`.
+
+        The engine does not tell. But nothing may stand within a header block (RFC 9113 section 4.3): who is in the
+        middle of one cannot answer a PING, which is asked once bytes have come that made no message.
+        """
+        allowance = self._allowance
+        if not allowance.quiet or self._over:
+            self._asked_at = 0.0
+        elif self._asked_at:
+            return now - self._asked_at > self._limits.header_timeout
+        else:
+            self._asked_at = now
+            try:
+                self._engine.ping()
+            except NGH2Error:
+                pass  # the connection is over
+        return False
 
     # --- the peer's bytes ---------------------------------------------------------------
 
@@ -288,6 +311,9 @@ class Http2:
                 return 4
             case PingReceived():
                 return 4
+            case PingAcknowledged():
+                self._allowance.quiet = 0
+                return 2
             case ConnectionClosed(code, debug):
                 goaway = self._goaway
                 if code and (goaway is None or goaway.code != code):
@@ -530,6 +556,12 @@ class Http2:
         if stream:
             return self._engine.queued_body_size(stream)
         return self._engine.queued_body_size() + len(self._out)
+
+    def waiting(self) -> list[int]:
+        engine = self._engine
+        if self._over or not engine.queued_body_size():
+            return []
+        return [stream for stream in self._open if engine.queued_body_size(stream)]
 
     # --- the connection -----------------------------------------------------------------
 

@@ -52,7 +52,6 @@ from mesh.wire.messages import content_length, strict_request_head, strict_respo
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME = 16 * KIB
-CONTINUATIONS = 128
 STALLED_STREAMS = 16
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 CONTROL_COST: dict[int | None, int] = {SETTINGS: 4, PING: 4, GOAWAY: 12}
@@ -111,6 +110,7 @@ class Http2Reference:
         self._settled = False  # the peer's first SETTINGS have come
         self._acknowledged = False  # it knows ours
         self._block: list[HeadersFrame | ContinuationFrame] = []
+        self._begun_at = 0.0  # when `tick` first saw an unfinished header block
         self._out = b""
         self._accepting = not self._server
         self._peer_streams = 100
@@ -146,6 +146,12 @@ class Http2Reference:
         self._allowance.tick(now)
         for stream in self._lingering:
             self._lingering[stream] += self._limits.stream_buffer_bytes // 2 + 1
+        if not self._block and (len(self._raw) < 4 or self._raw[3] != HEADERS):
+            self._begun_at = 0.0
+        elif self._begun_at:
+            return self._server and now - self._begun_at > self._limits.header_timeout
+        else:
+            self._begun_at = now
         return False
 
     # --- the peer's bytes ---------------------------------------------------------------
@@ -212,12 +218,13 @@ class Http2Reference:
             self._break("protocol_error", "a header block was interrupted", PROTOCOL_ERROR, events)
         elif kind == HEADERS or (kind == CONTINUATION and self._block and self._block[0].stream_id == stream):
             self._block.append(frame)  # type: ignore[arg-type]
-            if len(self._block) > CONTINUATIONS:
+            if len(self._block) > self._limits.continuations:
                 self._break("control_flood", "too many CONTINUATION frames", ENHANCE_YOUR_CALM, events)
             elif "END_HEADERS" in frame.flags:
                 first = self._block[0]
                 raw = b"".join(part.data for part in self._block)
                 self._block = []
+                self._begun_at = 0.0
                 fields = tuple(self._decoder.decode(raw, raw=True))
                 told = len(events)
                 self._headers(stream, fields, "END_STREAM" in first.flags, events)
@@ -544,6 +551,9 @@ class Http2Reference:
             state = self._streams.get(stream)
             return 0 if state is None else state.waiting
         return sum(state.waiting for state in self._streams.values()) + len(self._out)
+
+    def waiting(self) -> list[int]:
+        return [stream for stream, state in self._streams.items() if state.waiting]
 
     # --- the connection -----------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Rules:
 
-* Both sides show a certificate and check the other's against the anchors of one file, never the system's.
+* Both sides show a certificate and check the other's against anchors that were given, never the system's.
+* A private key that came in memory stays there: OpenSSL reads it from a file that has no name and is on no disk.
 * Who the peer is stands in its DNS and URI SANs and nowhere else. `ssl` checks no names here: whoever dials knows whom
   it expects and calls `verify_identity`; whoever accepts reads `peer_identities`.
 * Nothing is ever resumed, for resumption skips the checks of the chain.
@@ -12,10 +13,13 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import ssl
-from collections.abc import Sequence
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from mesh.model.config import TlsFiles
 from mesh.model.errors import ConfigError, PeerError
@@ -184,6 +188,11 @@ class Tls:
         return self._object.version() or ""
 
     @property
+    def peer_certificate(self) -> dict[str, object] | None:
+        """The peer's own certificate as `ssl` reads it (`notAfter`...), verified; None if it showed none."""
+        return dict(self._object.getpeercert() or {}) or None if self._complete else None
+
+    @property
     def peer_certificate_der(self) -> bytes | None:
         """The peer's own certificate, verified; None if it showed none."""
         return self._object.getpeercert(True) if self._complete else None
@@ -249,15 +258,126 @@ def client_context(files: TlsFiles, alpn: Sequence[str]) -> ssl.SSLContext:
     return _prepared(context, files, alpn)
 
 
+class Pem(NamedTuple):
+    """What a workload proves with whom it is, and by what it believes others; PEM text."""
+
+    chain: str
+    """Its certificate, then what leads from that to a root."""
+    key: str
+    anchors: str
+    """The roots, one or more."""
+
+    def __repr__(self) -> str:
+        return f"<Pem, {len(self.chain)} characters of chain, {len(self.anchors)} of anchors>"
+
+
+def server_context_of(pem: Pem, *, alpn: Sequence[str]) -> ssl.SSLContext:
+    """As `server_context`, from memory: clients must show a certificate. Raises ConfigError with a field of Pem."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0
+    return _prepared_of(context, pem, alpn)
+
+
+def client_context_of(pem: Pem, alpn: Sequence[str]) -> ssl.SSLContext:
+    """As `client_context`, from memory. Raises ConfigError with a field of Pem."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    return _prepared_of(context, pem, alpn)
+
+
+def host_context(anchors: str) -> ssl.SSLContext:
+    """For a client that shows no certificate and asks for a host, by name or address, that the server's must be for:
+    our control plane. Trusts `anchors` (PEM) alone; raises ConfigError where they hold none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.hostname_checks_common_name = False
+    _restrict(context, ())
+    _trust(context, anchors)
+    return context
+
+
+class Proof(NamedTuple):
+    """What a certificate says: names as in `Tls.peer_identities`, seconds since the epoch."""
+
+    names: tuple[str, ...]
+    not_before: float
+    not_after: float
+
+
+def prove(server: ssl.SSLContext, client: ssl.SSLContext) -> Proof:
+    """Have two contexts of one workload shake hands with each other: what they hold then serves both ways.
+
+    Returns what the server's certificate says; raises TlsError with the reason for which a peer would refuse it.
+    """
+    there, here = Tls(server, True), Tls(client, False)
+    flight, done = b"", False
+    while not done:
+        done = here.handshake(flight)
+        there.handshake(here.take())
+        flight = there.take()
+    there.receive(b"")  # under TLS 1.3 a server refuses when its client is through already
+    found: Any = here.peer_certificate
+    return Proof(
+        here.peer_identities,
+        float(ssl.cert_time_to_seconds(found["notBefore"])),
+        float(ssl.cert_time_to_seconds(found["notAfter"])),
+    )
+
+
+@contextlib.contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """The path of a file that holds `text` as long as the block runs. It is in memory alone, or, where the system has
+    no such files, readable by this user and there for the moment."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
+        path = f"/proc/self/fd/{descriptor}"
+    else:
+        descriptor, path = tempfile.mkstemp()
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(text.encode())
+        yield path
+    finally:
+        os.close(descriptor)
+        if not path.startswith("/proc/self/"):
+            os.unlink(path)
+
+
+def _prepared_of(context: ssl.SSLContext, pem: Pem, alpn: Sequence[str]) -> ssl.SSLContext:
+    _restrict(context, alpn)
+    _trust(context, pem.anchors)
+    with _in_memory(pem.chain + "\n" + pem.key) as path:
+        try:
+            context.load_cert_chain(path, password=_no_password)
+        except ssl.SSLError as exc:
+            if exc.reason == "KEY_VALUES_MISMATCH":
+                raise ConfigError("is not the key of this certificate", field="key") from exc
+            why = (exc.reason or str(exc)).replace("_", " ").lower()
+            raise ConfigError(f"holds no certificate and key in PEM ({why})", field="chain") from exc
+    return context
+
+
+def _trust(context: ssl.SSLContext, anchors: str) -> None:
+    try:
+        context.load_verify_locations(cadata=anchors)
+    except (ssl.SSLError, ValueError) as exc:
+        raise ConfigError("hold no PEM certificate to trust", field="anchors") from exc
+
+
 def _prepared(context: ssl.SSLContext, files: TlsFiles, alpn: Sequence[str]) -> ssl.SSLContext:
+    _restrict(context, alpn)
+    _load(context, files)
+    return context
+
+
+def _restrict(context: ssl.SSLContext, alpn: Sequence[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_ciphers(_CIPHERS)
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    _load(context, files)
-    return context
 
 
 def _load(context: ssl.SSLContext, files: TlsFiles) -> None:

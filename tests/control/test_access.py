@@ -3,7 +3,7 @@
 import pytest
 
 from mesh.control.access import Access, hostname
-from mesh.control.routes import Refusal, Request
+from mesh.control.routes import Answer, Refusal, Request
 
 ACCESS = Access("secret", {"control.example"})
 GOOD = {"host": "127.0.0.1:4190", "authorization": "Bearer secret"}
@@ -14,7 +14,7 @@ def status(request, websocket=False):
         answer = ACCESS.check(request, websocket=websocket)
     except Refusal as refusal:
         return refusal.status
-    return 200 if answer is None else answer.status
+    return answer.status if isinstance(answer, Answer) else 200
 
 
 @pytest.mark.parametrize(

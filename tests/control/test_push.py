@@ -22,6 +22,7 @@ from mesh.model.push import (
     Refused,
     Report,
     ServiceUpdate,
+    Settings,
     Subscribe,
     Tapped,
     TapStart,
@@ -110,6 +111,7 @@ class Bench:
         nursery.start_soon(self.serve, socket)
         socket.say(hello)
         assert isinstance(await socket.hear(), Welcome)
+        assert isinstance(await socket.hear(), Settings)
         return socket
 
 
@@ -228,12 +230,13 @@ async def test_acks_and_nacks_are_shown(bench, nursery, autojump_clock):
 async def test_heartbeats_carry_the_newest_version_pushed(bench, nursery, autojump_clock):
     """So a proxy that has seen less knows that it missed something."""
     socket = await bench.connect(nursery)
-    assert await socket.hear() == Heartbeat(0)
-    socket.say(Subscribe("words"))
-    await socket.hear(ServiceUpdate)
+    assert await socket.hear() == Heartbeat(1)  # of the settings
     bench.cluster.set_file("x", [Workload(Metadata("other", "demo"), WorkloadSpec(("x",), port="auto"))])
     socket.say(Alive(1))
     assert await socket.hear() == Heartbeat(1)
+    socket.say(Subscribe("words"))
+    await socket.hear(ServiceUpdate)
+    assert await socket.hear() == Heartbeat(2)
 
 
 async def test_a_proxy_that_missed_an_update_gets_it_again(bench, nursery, autojump_clock):

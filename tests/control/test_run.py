@@ -30,6 +30,7 @@ class Proxy:
 
     def __init__(self, url, **options):
         self.services = {}
+        self.settings = []
         self.refuse = ""
         self.drained = 0
         self.subscriptions = Subscriptions(
@@ -45,6 +46,15 @@ class Proxy:
         if not self.refuse:
             self.services[update.name] = update.service
         return self.refuse or None
+
+    def settle(self, settings):
+        self.settings.append(settings)
+
+    def explain(self, question):
+        return ()
+
+    def drain_seen(self):
+        return []
 
     def drain(self):
         self.drained += 1

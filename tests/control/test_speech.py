@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from mesh.control.speech import MAX_SUBSCRIPTIONS, Malformed, Meter, decode, encode
 from mesh.model.push import MAX_MESSAGE, Ack, Hello, Report, Subscribe, Tapped, Welcome
-from mesh.model.reports import LATENCY_BOUNDS_MS, SeriesDelta, SeriesKey, TcpDelta
+from mesh.model.reports import LATENCY_BOUNDS_MS, Seen, SeriesDelta, SeriesKey, TcpDelta
 
 HELLO = Hello("web", "demo", "web/h/1", "0.1")
 KEY = SeriesKey("inbound", "votes", "", "http1", 200, -1, "completed", "", True, "disabled")
+
+SEEN = Seen("votes", "", "10.0.0.1", "http", "GET", "/things/*", "/things/1", True, "default:audit", "", 3)
 
 
 def changed(struct, **changes):
@@ -22,7 +24,11 @@ def report(**changes):
     return Report(0.0, 1.0, (changed(delta, **changes),))
 
 
-@pytest.mark.parametrize("message", [HELLO, Subscribe("votes"), Ack("votes", 3), report(), Tapped(1, (), 2)])
+def saw(**changes):
+    return Report(0.0, 1.0, seen=(SEEN, changed(SEEN, **changes)))
+
+
+@pytest.mark.parametrize("message", [HELLO, Subscribe("votes"), Ack("votes", 3), report(), saw(), Tapped(1, (), 2)])
 def test_good_messages_pass(message):
     """What our proxies send comes out as it was."""
     assert decode(msgspec.json.encode(message)) == message
@@ -60,6 +66,17 @@ def test_good_messages_pass(message):
         Report(0.0, 1.0, (), (TcpDelta("inbound", "votes", 0, 0, -1, 0, 0),)),
         Report(0.0, 1.0, (), (TcpDelta("up", "votes", 0, 0, 1, 0, 0),)),
         Tapped(1, (), -1),
+        saw(service="x" * 2000),
+        saw(identity="x" * 300),
+        saw(source="x" * 100),
+        saw(protocol="x" * 100),
+        saw(method="X" * 100),
+        saw(path="/" * 3000),
+        saw(example="/" * 3000),
+        saw(by="x" * 300),
+        saw(audited="x" * 300),
+        saw(count=-1),
+        saw(count=10**12),
     ],
     ids=lambda message: str(message)[:60],
 )

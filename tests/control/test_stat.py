@@ -1,4 +1,4 @@
-"""Rows and edges from windows."""
+"""Rows from windows."""
 
 import pytest
 
@@ -78,23 +78,3 @@ def test_workloads_are_told_by_their_own_proxies(cluster):
     assert set(rows) == {"web", "words-v1", "load"}
     assert (rows["words-v1"].requests, rows["words-v1"].tcp_open, rows["words-v1"].endpoints) == (3, 4, 2)
     assert rows["load"].success_rate is None
-
-
-def test_edges_name_caller_and_called(cluster):
-    """One for each caller and service, qualified only where the namespaces differ, with the most common TLS state."""
-    aggregate = Aggregate(0.0)
-    deltas = [
-        series("outbound", "words", 3, tls="true"),
-        series("outbound", "words", 1, False),
-        series("outbound", "api.example.com", 2),
-        series("inbound", "web", 9),
-    ]
-    aggregate.add(10.0, ServiceKey("demo", "web"), 1.0, deltas, home)
-    aggregate.add(10.0, ServiceKey("other", "web"), 1.0, [series("outbound", "words", 6)], home)
-    found = [(e.namespace, e.source, e.to, e.requests, e.tls) for e in stat.edges(aggregate.window(10.0, 60))]
-    assert found == [
-        ("demo", "web", "api.example.com", 2, "disabled"),
-        ("demo", "web", "words", 4, "true"),
-        ("other", "web", "words.demo", 6, "disabled"),
-    ]
-    assert stat.edges(aggregate.window(10.0, 60))[1].success_rate == 0.75

@@ -12,12 +12,18 @@ import trio
 
 from mesh.local.guard import Guard
 from mesh.local.replica import Place
+from mesh.model.api import RuntimeFile
 from mesh.model.resources import Metadata, Workload, WorkloadSpec
 
 PROGRAMS = Path(__file__).parent / "programs"
 SIDECAR = (sys.executable, "-I", "-S", str(PROGRAMS / "sidecar.py"))
 CONTROL = (sys.executable, "-I", "-S", str(PROGRAMS / "control.py"))
 SECONDS = 30.0
+
+
+def here_in(state: Path) -> RuntimeFile:
+    """A mesh of this process with that state folder, at an address where nobody answers."""
+    return RuntimeFile("https://127.0.0.1:1", "secret", str(state), os.getpid(), str(state / "anchors.pem"))
 
 
 class ListLog:
@@ -74,7 +80,7 @@ def guard() -> Iterator[Guard]:
 def place(tmp_path: Path, log: ListLog, guard: Guard) -> Place:
     """A mesh without a control plane; replicas do not miss it."""
     (tmp_path / "endpoints").mkdir()
-    return Place("http://127.0.0.1:1", "secret", tmp_path, log, guard, SIDECAR)
+    return Place(here_in(tmp_path), log, guard, SIDECAR)
 
 
 @pytest.fixture

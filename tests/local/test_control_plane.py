@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 import trio
 
+from mesh.control.issuer import TrustFiles
 from mesh.local import probe
 from mesh.local.control_plane import READY_PATH, ControlPlane
 from mesh.local.guard import Guard
 
 from .conftest import CONTROL, ListLog, gone, until
 
+TRUST = TrustFiles(Path("/a"), Path("/i"), Path("/k"))
+
 
 async def test_only_its_scope_stops_it(tmp_path: Path, log: ListLog, guard: Guard) -> None:
     """A cancellation around it does not: it outlives the proxies that still report to it."""
-    plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
+    plane = ControlPlane([tmp_path], tmp_path, log, guard, TRUST, CONTROL, ("--further", "x"))
     async with trio.open_nursery() as nursery:
         await plane.start(nursery)
         pid = plane.pid
@@ -35,7 +38,7 @@ async def test_start_can_be_cancelled(
 ) -> None:
     """While it does not answer yet, a cancellation around it is all it takes, and no process is left."""
     monkeypatch.setenv("CONTROL_SILENT", "yes")
-    plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
+    plane = ControlPlane([tmp_path], tmp_path, log, guard, TRUST, CONTROL, ("--further", "x"))
     with trio.fail_after(30), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
@@ -53,11 +56,15 @@ async def test_start_can_be_cancelled(
 
 async def test_token_is_not_on_the_command_line(tmp_path: Path, log: ListLog, guard: Guard) -> None:
     """Others can read command lines; it travels in the environment."""
-    plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
+    plane = ControlPlane([tmp_path], tmp_path, log, guard, TRUST, CONTROL, ("--further", "x"))
     async with trio.open_nursery() as nursery:
         await plane.start(nursery)
         assert plane.token not in Path(f"/proc/{plane.pid}/cmdline").read_text()
-        assert log.find("control (.*)") == [f"--source {tmp_path} --state {tmp_path} --listen 127.0.0.1:{plane.port}"]
+        assert log.find("control (.*)") == [
+            f"--source {tmp_path} --state {tmp_path} --listen 127.0.0.1:{plane.port}"
+            " --trust-anchors /a --issuer-cert /i --issuer-key /k --further x"
+        ]
+        assert (plane.url, plane.page) == (f"https://127.0.0.1:{plane.port}", f"http://127.0.0.1:{plane.port}")
         plane.scope.cancel()
 
 
@@ -65,7 +72,7 @@ async def test_port_taken_at_the_start(
     tmp_path: Path, log: ListLog, guard: Guard, free_port: Callable[[], int]
 ) -> None:
     """Another one is chosen, as long as nobody was told of the first."""
-    plane = ControlPlane([tmp_path], tmp_path, log, guard, CONTROL)
+    plane = ControlPlane([tmp_path], tmp_path, log, guard, TRUST, CONTROL, ("--further", "x"))
     plane.port = taken = free_port()
     listeners = await trio.open_tcp_listeners(taken, host="127.0.0.1")
     async with trio.open_nursery() as nursery:

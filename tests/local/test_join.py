@@ -10,11 +10,10 @@ import trio
 
 from mesh.local import rendezvous
 from mesh.local.join import join
-from mesh.model.api import RuntimeFile
 from mesh.model.errors import ControlError
 from mesh.model.resources import Workload
 
-from .conftest import SIDECAR, ListLog, until
+from .conftest import SIDECAR, ListLog, here_in, until
 
 Make = Callable[..., Workload]
 
@@ -24,7 +23,7 @@ def running(own_runtime_folder: Path, tmp_path: Path) -> Iterator[Path]:
     """A mesh that is announced; yields its runtime file."""
     (tmp_path / "endpoints").mkdir()
     rendezvous.make_folder(own_runtime_folder)
-    with rendezvous.announce(own_runtime_folder, RuntimeFile("http://127.0.0.1:1", "t", str(tmp_path), os.getpid())):
+    with rendezvous.announce(own_runtime_folder, here_in(tmp_path)):
         yield own_runtime_folder / "mesh.json"
 
 

@@ -1,16 +1,18 @@
 """The file by which commands find the mesh: who may write it, when it is stale, what overrides it."""
 
 import os
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
+import trustme
 
 from mesh.local import rendezvous
 from mesh.model.api import RuntimeFile
-from mesh.model.errors import ConduitError, ControlError
+from mesh.model.errors import ConduitError, ConfigError, ControlError
 
-HERE = RuntimeFile("http://127.0.0.1:4190", "secret", "/state", os.getpid())
+HERE = RuntimeFile("https://127.0.0.1:4190", "secret", "/state", os.getpid(), "/anchors.pem")
 
 
 def dead_pid() -> int:
@@ -26,7 +28,7 @@ def test_announced_mesh_is_found_and_private(own_runtime_folder: Path) -> None:
         assert rendezvous.read(own_runtime_folder) == HERE
         assert own_runtime_folder.stat().st_mode & 0o777 == 0o700
         assert (own_runtime_folder / "mesh.json").stat().st_mode & 0o777 == 0o600
-        assert rendezvous.find() == ("http://127.0.0.1:4190", "secret")
+        assert rendezvous.find() == ("https://127.0.0.1:4190", "secret", "/anchors.pem")
         assert rendezvous.joined() == HERE
     assert rendezvous.read(own_runtime_folder) is None
 
@@ -116,23 +118,31 @@ def test_second_lock_names_the_first(own_runtime_folder: Path) -> None:
         assert (own_runtime_folder / "mesh.lock").read_text() == f"{os.getpid()}\n"
 
 
+OURS = HERE.control
+FAR = {"CONDUIT_CONTROL": "http://far:1", "CONDUIT_TOKEN": "t"}
+
+
 @pytest.mark.parametrize(
     ("given", "environment", "found"),
     [
-        ((None, None), {}, ("http://127.0.0.1:4190", "secret")),
-        ((None, "other"), {}, ("http://127.0.0.1:4190", "other")),
-        (("http://far:1/", "t"), {}, ("http://far:1", "t")),
-        ((None, None), {"CONDUIT_CONTROL": "http://far:1", "CONDUIT_TOKEN": "t"}, ("http://far:1", "t")),
-        (("http://near:2", None), {"CONDUIT_CONTROL": "http://far:1", "CONDUIT_TOKEN": "t"}, ("http://near:2", "t")),
-        (("http://127.0.0.1:4190/", None), {}, ("http://127.0.0.1:4190", "secret")),
+        ((None, None), {}, (OURS, "secret", "/anchors.pem")),
+        ((None, "other"), {}, (OURS, "other", "/anchors.pem")),
+        (("https://far:1/", "t"), {}, ("https://far:1", "t", "")),
+        (("https://far:1/", "t", "/ca"), {"CONDUIT_CA": "/other"}, ("https://far:1", "t", "/ca")),
+        ((None, None), FAR, ("http://far:1", "t", "")),
+        ((None, None), FAR | {"CONDUIT_CA": "/ca"}, ("http://far:1", "t", "/ca")),
+        (("http://near:2", None), FAR, ("http://near:2", "t", "")),
+        ((f"{OURS}/", None), {}, (OURS, "secret", "/anchors.pem")),
+        ((OURS, "t"), {}, (OURS, "t", "/anchors.pem")),
+        (("http://127.0.0.1:4190", None), {}, ("http://127.0.0.1:4190", "secret", "/anchors.pem")),
     ],
 )
 def test_what_overrides_what(
     own_runtime_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    given: tuple[str | None, str | None],
+    given: tuple[str | None, ...],
     environment: dict[str, str],
-    found: tuple[str, str],
+    found: tuple[str, str, str],
 ) -> None:
     """Options go before the environment, which goes before the running mesh."""
     for name, value in environment.items():
@@ -159,3 +169,23 @@ def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, recwarn
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert rendezvous.runtime_folder().name == "conduit"
     assert not recwarn.list
+
+
+def test_folder_that_cannot_be_trusted_vouches_for_nobody(own_runtime_folder: Path) -> None:
+    """It does not keep us from another control plane either, of which all is given."""
+    own_runtime_folder.mkdir(mode=0o755)
+    own_runtime_folder.chmod(0o755)
+    assert rendezvous.find(OURS, "t") == (OURS, "t", "")
+
+
+def test_roots_to_verify_with(tmp_path: Path) -> None:
+    """Those of a file alone, or of the system; a file without any is an error that names it."""
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = rendezvous.client_context(str(tmp_path / "ca.pem"))
+    assert (len(context.get_ca_certs()), context.verify_mode, context.check_hostname) == (1, ssl.CERT_REQUIRED, True)
+    assert rendezvous.client_context("").verify_mode is ssl.CERT_REQUIRED
+    (tmp_path / "empty.pem").write_text("")
+    with pytest.raises(ConfigError, match=r"empty\.pem: holds no PEM certificate"):
+        rendezvous.client_context(str(tmp_path / "empty.pem"))
+    with pytest.raises(ConfigError, match=r"none\.pem: cannot be read: No such file"):
+        rendezvous.client_context(str(tmp_path / "none.pem"))

@@ -4,41 +4,48 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import yaml
 
+from mesh.control.tokens import Role, proxy_token, read
 from mesh.local import sidecar
 from mesh.local.sidecar import Ports
-from mesh.model.config import ControlLink, Protocol
+from mesh.model.config import ControlLink, Protocol, ProxyIdentity
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.proxy_yaml import load_proxy_config
 from mesh.model.resources import Workload
 
+from .conftest import here_in
+
 Make = Callable[..., Workload]
+HERE = here_in(Path("/state"))
 PORTS = Ports(admin=1, outbound=2, inbound=3, application=4)
 
 
 def test_proxy_yaml_is_what_the_proxy_reads(workload: Make) -> None:
     """The proxy's own loader accepts it and finds listeners, the control plane and a short drain."""
-    text = sidecar.proxy_yaml(workload(service="site", protocol=Protocol.HTTP2), PORTS, "http://127.0.0.1:9", "token")
+    text = sidecar.proxy_yaml(workload(service="site", protocol=Protocol.HTTP2), PORTS, HERE)
     config = load_proxy_config(text.decode(), "proxy.yaml")
     assert config.admin == "127.0.0.1:1"
     assert [listener.listen for listener in config.outbound] == ["127.0.0.1:2"]
     [inbound] = config.inbound
     assert (inbound.listen, inbound.forward) == ("127.0.0.1:3", "127.0.0.1:4")
     assert (inbound.service, inbound.protocol) == ("site", Protocol.HTTP2)
-    assert config.control == ControlLink("http://127.0.0.1:9", "token", "web", "demo")
+    token = proxy_token("secret", "web", "demo", "web")
+    assert config.control == ControlLink("https://127.0.0.1:1", token, "web", "demo", "/state/anchors.pem")
+    assert config.identity == ProxyIdentity("web", "demo", "cluster.local")
     assert config.limits.drain_timeout == sidecar.DRAIN_SECONDS
 
 
 def test_client_has_no_inbound(workload: Make) -> None:
     """A program that serves nothing has a way out and none in."""
-    text = sidecar.proxy_yaml(workload(port=None), Ports(1, 2), "http://127.0.0.1:9", "token")
+    text = sidecar.proxy_yaml(workload(port=None), Ports(1, 2), HERE)
     assert load_proxy_config(text.decode(), "proxy.yaml").inbound == ()
 
 
 def test_endpoint_yaml_is_a_resource(workload: Make) -> None:
     """The control plane's loader accepts it."""
-    text = sidecar.endpoint_yaml(workload(version="v2"), "web-7", PORTS, 123)
+    text = sidecar.endpoint_yaml(workload(version="v2"), "web-7", PORTS, HERE, 123)
     [document] = load_documents(text.decode(), "web-7.yaml")
     resource = decode_resource(document)
     assert (resource.kind, resource.metadata.name, resource.metadata.namespace) == ("Endpoint", "web-7", "demo")
@@ -47,6 +54,7 @@ def test_endpoint_yaml_is_a_resource(workload: Make) -> None:
         "workload": "web",
         "address": "127.0.0.1:3",
         "version": "v2",
+        "identity": "web.demo.serviceaccount.identity.cluster.local",
         "pid": 123,
         "meshed": True,
     }
@@ -55,9 +63,23 @@ def test_endpoint_yaml_is_a_resource(workload: Make) -> None:
 def test_zone_is_told_to_both(workload: Make) -> None:
     """The proxy learns where it is, and others where the replica is."""
     placed = workload(zone="b")
-    proxy = sidecar.proxy_yaml(placed, PORTS, "http://127.0.0.1:9", "token")
+    proxy = sidecar.proxy_yaml(placed, PORTS, HERE)
     assert load_proxy_config(proxy.decode(), "proxy.yaml").zone == "b"
-    assert yaml.safe_load(sidecar.endpoint_yaml(placed, "web-7", PORTS, 123))["spec"]["zone"] == "b"
+    assert yaml.safe_load(sidecar.endpoint_yaml(placed, "web-7", PORTS, HERE, 123))["spec"]["zone"] == "b"
+
+
+def test_account_is_whom_its_identity_names(workload: Make) -> None:
+    """In the sidecar, in its token and in the endpoint, in the mesh's own trust domain."""
+    here = msgspec.structs.replace(HERE, trust_domain="example.org")
+    booth = workload(account="booth")
+    config = load_proxy_config(sidecar.proxy_yaml(booth, PORTS, here).decode(), "proxy.yaml")
+    assert config.identity == ProxyIdentity("booth", "demo", "example.org")
+    assert config.control is not None
+    bearer = read("secret", config.control.token, 0.0)
+    assert bearer is not None
+    assert (bearer.role, bearer.workload, bearer.namespace, bearer.account) == (Role.PROXY, "web", "demo", "booth")
+    spec = yaml.safe_load(sidecar.endpoint_yaml(booth, "web-7", PORTS, here, 123))["spec"]
+    assert spec["identity"] == "booth.demo.serviceaccount.identity.example.org"
 
 
 def test_command_words(workload: Make) -> None:
@@ -69,7 +91,13 @@ def test_command_words(workload: Make) -> None:
 
 def test_environment(workload: Make) -> None:
     """The way into the mesh is set, our secrets are not passed on, and the YAML has the last word."""
-    inherited = {"PATH": "/bin", "HTTP_PROXY": "http://office", "CONDUIT_TOKEN": "t", "CONDUIT_CONTROL": "c"}
+    inherited = {
+        "PATH": "/bin",
+        "HTTP_PROXY": "http://office",
+        "CONDUIT_TOKEN": "t",
+        "CONDUIT_CONTROL": "c",
+        "CONDUIT_CA": "a",
+    }
     told = sidecar.environment(workload(environment={"NO_PROXY": "x", "A": "1"}), PORTS, inherited)
     proxy = "http://127.0.0.1:2"
     assert told == {

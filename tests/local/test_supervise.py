@@ -61,7 +61,8 @@ async def test_mesh_starts_and_leaves_nothing(yaml: Yaml, log: ListLog, own_runt
         await until(lambda: serving(mesh) == ["web-1", "words-1", "words-2"])
         assert announced(mesh) == ["demo.web-1.yaml", "demo.words-1.yaml", "demo.words-2.yaml"]
         runtime = msgspec.json.decode((own_runtime_folder / "mesh.json").read_bytes(), type=RuntimeFile)
-        assert runtime == RuntimeFile(mesh.plane.url, mesh.plane.token, str(mesh.state), os.getpid())
+        anchors = str(mesh.state / "identity" / "anchors.pem")
+        assert runtime == RuntimeFile(mesh.plane.url, mesh.plane.token, str(mesh.state), os.getpid(), anchors)
         pids = [mesh.plane.pid, *(pid for replica in mesh.replicas() for pid in replica.pids)]
         assert len(pids) == 7
         nursery.cancel_scope.cancel()
@@ -162,16 +163,18 @@ async def test_bad_yaml_at_the_start(yaml: Yaml, log: ListLog, own_runtime_folde
 
 
 async def test_control_plane_is_started_again(yaml: Yaml, log: ListLog, own_runtime_folder: Path) -> None:
-    """When it is killed it comes back at the same address with the same token, and no replica notices."""
+    """When it is killed it comes back at the same address with the same token and trust, and no replica notices."""
     mesh = make(yaml(web=1), log)
     async with trio.open_nursery() as nursery:
         await nursery.start(mesh.run)
         await until(lambda: serving(mesh) == ["web-1"])
         url, token, pid = mesh.plane.url, mesh.plane.token, mesh.plane.pid
+        trust = [path.read_bytes() for path in mesh.plane.trust]
         os.kill(pid, signal.SIGKILL)
         await until(lambda: mesh.plane.pid not in (0, pid))
         assert (mesh.plane.url, mesh.plane.token) == (url, token)
         assert [replica.deaths for replica in mesh.replicas()] == [0]
+        assert trust == [path.read_bytes() for path in mesh.plane.trust]
         assert "the control plane was killed by SIGKILL; starting it again in 0.25 s (traffic goes on)" in log.own
         nursery.cancel_scope.cancel()
 

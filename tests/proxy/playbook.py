@@ -135,6 +135,9 @@ class FakeCodec:
     def queued(self, stream: int) -> int:
         return 1 << 30 if self.full else 0
 
+    def waiting(self) -> list[int]:
+        return []
+
     def receive(self, data: bytes) -> list[Event]:
         return []
 

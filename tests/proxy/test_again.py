@@ -37,7 +37,7 @@ def test_an_unprocessed_request_is_sent_again_to_another_endpoint(method: bytes)
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 def test_a_request_that_never_reached_its_application_is_sent_to_another_endpoint(method: bytes) -> None:
     """The proxy beside the dead application says so; the client hears the other endpoint's answer only."""
-    stage = Stage(endpoints=2)
+    stage = Stage(endpoints=2, meshed=True)
     other = stage.connect(stage.endpoints[1])
     stage.ask(method, end=True)
     refusal = Head.response(503, [(b"conduit-error", b"connect_failed"), (b"content-length", b"5")])
@@ -51,7 +51,7 @@ def test_a_request_that_never_reached_its_application_is_sent_to_another_endpoin
 
 def test_it_is_sent_on_also_where_the_one_that_refused_is_no_endpoint_any_more() -> None:
     """The control plane may have told of the death first: the only endpoint that is left has not been tried."""
-    stage = Stage(endpoints=2)
+    stage = Stage(endpoints=2, meshed=True)
     other = stage.connect(stage.endpoints[1])
     stage.ask(end=True)
     del stage.cluster.endpoints[0]
@@ -62,7 +62,7 @@ def test_it_is_sent_on_also_where_the_one_that_refused_is_no_endpoint_any_more()
 
 def test_the_refusal_is_passed_on_where_there_is_no_other_endpoint() -> None:
     """To ask the same one again would change nothing."""
-    stage = Stage(endpoints=1)
+    stage = Stage(endpoints=1, meshed=True)
     stage.ask(b"GET", end=True)
     stage.answer(Response(1, Head.response(503, [(b"conduit-error", b"connect_failed")]), True))
     assert stage.outcomes() == [("completed", 503, "")]

@@ -44,6 +44,7 @@ class Service:
 
     request_timeout = 0.0
     governed = False
+    access = exit = None
 
     def __init__(self, reports: Reports, name: str = "votes") -> None:
         self.name = name

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.model.push import MAX_MESSAGE, Report, Tapped
-from mesh.model.reports import SeriesDelta, SeriesKey, TapEvent, TcpDelta
-from mesh.proxy.unsent import CHUNK, Unsent, tapped_texts
+from mesh.model.reports import Seen, SeriesDelta, SeriesKey, TapEvent, TcpDelta
+from mesh.proxy.unsent import CHUNK, MOST_SEEN, Unsent, tapped_texts
 
 
 def series(service, requests=1):
@@ -99,3 +99,29 @@ def test_taps_are_cut_too():
     assert [e.id for part in parts for e in part.events] == [f"0:{n}" for n in range(300) if n != 7]
     assert sum(part.dropped for part in parts) == 3
     assert {part.session for part in parts} == {4}
+
+
+def seen(path, count=1, example=""):
+    return Seen("votes", "", "10.0.0.1", "http", "GET", path, example or path, True, "default:audit", "", count)
+
+
+def test_what_was_seen_adds_up_and_keeps_its_first_example():
+    """Drained twice before it could be sent, a kind is told once; alone, it is a message too."""
+    unsent = Unsent()
+    unsent.add([], [], [seen("/a/*", 2, "/a/1"), seen("/b")])
+    unsent.add([], [], [seen("/a/*", 3, "/a/2")])
+    unsent.add([], [])
+    [report] = told(unsent)
+    assert report.seen == (seen("/a/*", 5, "/a/1"), seen("/b"))
+    assert told(unsent) == []
+
+
+def test_what_was_seen_is_cut_into_messages_and_bounded():
+    """Nothing is lost up to the bound, whatever its size; beyond it what comes later is counted as dropped."""
+    unsent = Unsent()
+    rows = [seen(f"/{number}/" + "x" * 1_000, example="/" + "\x00" * 1_000) for number in range(MOST_SEEN - 1)]
+    unsent.add([series("votes")], [], rows)
+    unsent.add([], [], [seen("/more"), seen("/too-much")])
+    reports = told(unsent)
+    assert [row for report in reports for row in report.seen] == [*rows, seen("/more")]
+    assert (unsent.dropped, len(reports[0].series)) == (1, 1)

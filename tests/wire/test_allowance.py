@@ -1,7 +1,9 @@
 """How much a peer may do besides sending messages."""
 
 from mesh.model.limits import Limits
-from mesh.wire.allowance import CONTROL_BUDGET, Allowance
+from mesh.wire.allowance import Allowance
+
+CONTROL_BUDGET = Limits().control_frames
 
 
 def test_resets_up_to_the_bound():

@@ -939,3 +939,45 @@ def test_header_block_that_cannot_be_sent_resets_the_stream():
     [event] = client.receive(b"")
     assert not client.due
     assert (type(event), event.stream, event.unprocessed) == (Reset, stream, True)
+
+
+# --- heads that do not come to their end ------------------------------------------------------
+
+
+def answers(frames_sent):
+    """The acknowledgements of the PINGs among them."""
+    return [PingFrame(0, frame.opaque_data, flags=["ACK"]) for frame in frames_sent if isinstance(frame, PingFrame)]
+
+
+def test_a_header_block_that_never_ends_has_a_deadline(codec):
+    """Within `header_timeout` and two ticks, whatever of it dribbles in meanwhile."""
+    server = server_of(codec, header_timeout=5.0)
+    block = HeadersFrame(1, data=hpack.Encoder().encode(REQUEST), flags=["END_STREAM"]).serialize()
+    server.receive(block)
+    cut = []
+    for second in range(1, 9):
+        cut.append(server.tick(float(second)))
+        server.take()
+        server.receive(ContinuationFrame(1, data=b"").serialize()[: 9 if second % 2 else 0])
+    assert cut == [False] * 6 + [True] * 2
+
+
+def test_half_a_frame_of_headers_has_a_deadline(codec):
+    """Also one whose very frame is not whole."""
+    server = server_of(codec, header_timeout=5.0)
+    server.receive(headers(1, REQUEST).serialize()[:12])
+    assert [server.tick(float(second)) for second in (10, 11, 15, 16)] == [False, False, False, True]
+
+
+def test_who_is_only_quiet_is_left_alone(codec):
+    """A frame of an unknown kind is no head: its sender answers, once, and may say nothing more."""
+    server = server_of(codec, header_timeout=5.0)
+    server.receive(b"\x00\x00\x80\xcc\x00" + bytes(4 + 0x80))
+    pings = 0
+    for second in range(1, 40):
+        assert not server.tick(float(second))
+        acknowledged = answers(frames(server.take()))
+        pings += len(acknowledged)
+        assert server.receive(serialize(*acknowledged)) == []
+    assert pings <= 1
+    assert server.receive(headers(1, REQUEST).serialize()) == [Request(1, GET, True)]
