@@ -145,7 +145,7 @@ def check_head(head: Head, request: bool) -> None:
 def forwarded(head: Head) -> None:
     """Said once more in HTTP/1.1, it is one request, and the same one."""
     client, server = Http1(Role.CLIENT, Limits()), Http1(Role.SERVER, Limits())
-    if head.upgrade or head.method == b"CONNECT":
+    if head.upgrade or head.method == b"CONNECT" or not head.authority:  # without a Host, it is HTTP/1.0's alone
         return
     try:
         client.send_request(head, True)

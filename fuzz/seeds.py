@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent / "seeds"
 
 
 def load(name: str) -> list[bytes]:
-    """The seeds of one target. Raises ValueError or TypeError, naming file and line, for a line that is no bytes literal."""
+    """The seeds of one target. Raises ValueError or TypeError, with file and line, for what is no bytes literal."""
     path = FOLDER / f"{name}.txt"
     found = []
     for number, line in enumerate(path.read_text().splitlines(), 1):

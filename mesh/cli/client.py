@@ -91,16 +91,18 @@ class Api:
 
     async def watch(self, path: str, params: Params, take: Callable[[str], bool]) -> None:
         """Hands each message to `take` until that returns False; raises ControlError where the stream cannot go on."""
-        url = f"{self.url.replace('http', 'ws', 1)}{path}?{urlencode(params)}"
-        context = self.context()
+        parts = urlsplit(self.url)
         failure: ConduitError | None = None
         try:
-            async with trio.open_nursery() as nursery:
+            with trio.fail_after(CONNECT_SECONDS):
+                stream = await self._dial()
+            async with stream, trio.open_nursery() as nursery:
                 with trio.fail_after(CONNECT_SECONDS):
-                    socket = await trio_websocket.connect_websocket_url(
+                    socket = await trio_websocket.wrap_client_stream(
                         nursery,
-                        url,
-                        ssl_context=context,
+                        stream,
+                        parts.netloc,
+                        f"{parts.path}{path}?{urlencode(params)}",
                         extra_headers=[(b"Authorization", f"Bearer {self.token}".encode())],
                     )
                 while take(str(await socket.get_message())):
@@ -123,6 +125,23 @@ class Api:
                 failure = failure or ControlError(self._unreachable(exc))
         if failure is not None:
             raise failure
+
+    async def _dial(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+        """A connection to it; raises OSError. The websocket library would wait in vain on a handshake that failed."""
+        parts, context = urlsplit(self.url), self.context()
+        host = parts.hostname or ""
+        plain = await trio.open_tcp_stream(host, parts.port or (443 if context is not None else 80))
+        if context is None:
+            return plain
+        stream = trio.SSLStream(plain, context, server_hostname=host, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except BaseException as exc:
+            await trio.aclose_forcefully(plain)
+            if isinstance(exc, trio.BrokenResourceError):
+                raise OSError(str(exc.__cause__ or exc)) from exc
+            raise
+        return stream
 
     def context(self) -> ssl.SSLContext | None:
         """What TLS to it needs, None where it is not https; raises ConfigError where the CA's file is not usable."""

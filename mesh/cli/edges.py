@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 import msgspec
 
@@ -69,7 +71,12 @@ def command(namespace: str | None, window: float, output: str, control: str | No
     if not found and output in ("table", "wide"):
         click.echo("nobody has called anybody", err=True)
         return 0
-    columns = COLUMNS if output != "wide" else tuple(FULL.get(column.title, column) for column in COLUMNS)
-    shown = [column for column in columns if column.title != "REASON" or not all(edge.secured for edge in found)]
-    click.echo(render(found, found, shown, output), nl=False)
+    click.echo(show(found, output), nl=False)
     return 0
+
+
+def show(found: Sequence[Edge], how: str) -> str:
+    """Edges as -o wants them; a table has a column for reasons if there is one."""
+    columns = COLUMNS if how != "wide" else tuple(FULL.get(column.title, column) for column in COLUMNS)
+    shown = [column for column in columns if column.title != "REASON" or not all(edge.secured for edge in found)]
+    return render(found, found, shown, how)

@@ -13,7 +13,7 @@ from mesh.cli.client import Api, control_options
 from mesh.cli.output import NONE, Column, attribute, output_option, plain, printable, render
 from mesh.local.certificates import Look, Shown, look
 from mesh.local.checks import lasts
-from mesh.model.api import CertificateInfo, IdentityInfo, ProxyInfo
+from mesh.model.api import CertificateInfo, IdentityInfo, ProxyIdentityInfo, ProxyInfo
 from mesh.model.errors import ControlError
 
 
@@ -80,33 +80,39 @@ def command(workload: str | None, namespace: str | None, output: str, control: s
         raise ControlError("this mesh has no identities: its control plane was given no issuer")
     proxies = msgspec.json.decode(api.ask("GET", "/api/v1/proxies"), type=list[ProxyInfo])
     listening = {proxy.proxy: proxy.inbound[0] for proxy in proxies if proxy.inbound}
-    rows = []
-    for proxy in mesh.proxies:
-        if name in ("", proxy.workload) and home in ("", proxy.namespace):
-            address = listening.get(proxy.proxy, "")
-            seen = look(address, proxy.identity, api.ca) if address else Look()
-            rows.append(
-                Shown(
-                    workload=proxy.workload,
-                    namespace=proxy.namespace,
-                    proxy=proxy.proxy,
-                    identity=proxy.identity,
-                    address=address,
-                    verified=seen.verified,
-                    problem=seen.problem if address else "it serves nobody",
-                    tls=seen.tls,
-                    not_after=seen.chain[0].not_after if seen.chain else proxy.not_after,
-                    chain=seen.chain,
-                )
-            )
+    rows = [
+        shown(proxy, listening.get(proxy.proxy, ""), api.ca)
+        for proxy in mesh.proxies
+        if name in ("", proxy.workload) and home in ("", proxy.namespace)
+    ]
     if workload and not rows:
         where = f" in {namespace}" if namespace else ""
         raise ControlError(f"no proxy of a workload {workload} is connected{where}")
+    if not rows and output in ("table", "wide"):
+        click.echo("no proxy is connected", err=True)
+        return 0
     if output == "table" and workload:
         click.echo("\n".join(line for row in rows for line in described(row)))
         return 0
     click.echo(render(rows, rows, COLUMNS, output), nl=False)
     return 0
+
+
+def shown(proxy: ProxyIdentityInfo, address: str, anchors: str) -> Shown:
+    """What one proxy shows at its inbound listener; where it has none, what was signed for it."""
+    seen = look(address, proxy.identity, anchors) if address else Look(problem="it serves nobody")
+    return Shown(
+        workload=proxy.workload,
+        namespace=proxy.namespace,
+        proxy=proxy.proxy,
+        identity=proxy.identity,
+        address=address,
+        verified=seen.verified,
+        problem=seen.problem,
+        tls=seen.tls,
+        not_after=seen.chain[0].not_after if seen.chain else proxy.not_after,
+        chain=seen.chain,
+    )
 
 
 def apart(workload: str, namespace: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from mesh.model.errors import ConduitError
 
 VERBS = (
     *("apply", "authz", "check", "control", "delete", "demo", "edges", "explain", "fault", "get"),
-    *("identity", "proxy", "run", "stat", "tap", "token", "up", "version"),
+    *("identity", "policy", "proxy", "run", "stat", "tap", "token", "up", "version"),
 )
 INTERRUPTED = 130
 

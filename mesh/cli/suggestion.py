@@ -76,8 +76,9 @@ def suggest(
         found.setdefault((row.namespace, row.service), []).append(row)
     policies: list[Suggested] = []
     notes: list[str] = []
+    taken: dict[str, set[str]] = {}
     for (namespace, service), seen in sorted(found.items()):
-        written = _for_service(namespace, service, seen)
+        written = _for_service(namespace, service, seen, taken.setdefault(namespace, set()))
         policies += written
         if not written:
             notes.append(f"{service}.{namespace}: nobody who proved an identity was let through; it gets no policy")
@@ -93,7 +94,7 @@ def suggest(
 # --- one service -----------------------------------------------------------------------------------------------------
 
 
-def _for_service(namespace: str, service: str, rows: Sequence[SeenRow]) -> list[Suggested]:
+def _for_service(namespace: str, service: str, rows: Sequence[SeenRow], taken: set[str]) -> list[Suggested]:
     callers: dict[Identity, list[SeenRow]] = {}
     for row in rows:
         who = parse(row.identity)
@@ -109,7 +110,6 @@ def _for_service(namespace: str, service: str, rows: Sequence[SeenRow]) -> list[
         operations, notes = operations_of(mine, by_path=not twofold)
         groups.setdefault(operations, []).append(who)
         wider.setdefault(operations, []).extend(note for note in notes if note not in wider.get(operations, ()))
-    names = _names(service, list(groups.values()))
     suggested = []
     for index, (operations, identities) in enumerate(groups.items()):
         mine = [row for who in identities for row in callers[who]]
@@ -122,13 +122,14 @@ def _for_service(namespace: str, service: str, rows: Sequence[SeenRow]) -> list[
             if twofold:
                 notes.append(f"no paths are named: some can be read in two ways, such as {twofold[0]!r:.80}")
             notes += _left_out(rows)
+        name = _name(f"{NAME}-{service}" + (f"-{identities[0].account}" if len(groups) > 1 else ""), taken)
         spec = AuthorizationPolicySpec(
             Target(TargetKind.SERVICE, service),
             Action.ALLOW,
             (Source(identities=tuple(str(who) for who in identities)),),
             operations,
         )
-        suggested.append(Suggested(AuthorizationPolicy(Metadata(names[index], namespace), spec), tuple(notes)))
+        suggested.append(Suggested(AuthorizationPolicy(Metadata(name, namespace), spec), tuple(notes)))
     return suggested
 
 
@@ -166,18 +167,14 @@ def _left_out(rows: Sequence[SeenRow]) -> list[str]:
     return notes
 
 
-def _names(service: str, groups: Sequence[Sequence[Identity]]) -> list[str]:
-    """A name for each group of callers; the service's alone where there is one group."""
-    if len(groups) == 1:
-        return [f"{NAME}-{service}"[:MOST_LABEL].rstrip("-")]
-    names: list[str] = []
-    for identities in groups:
-        stem = f"{NAME}-{service}-{identities[0].account}"[: MOST_LABEL - 4].rstrip("-")
-        name, number = stem, 2
-        while name in names:
-            name, number = f"{stem}-{number}", number + 1
-        names.append(name)
-    return names
+def _name(stem: str, taken: set[str]) -> str:
+    """The stem as a name that nobody has yet: cut, and numbered where it must be."""
+    name = cut = stem[: MOST_LABEL - 5].rstrip("-")
+    number = 2
+    while name in taken:
+        name, number = f"{cut}-{number}", number + 1
+    taken.add(name)
+    return name
 
 
 def _summary(rows: Sequence[SeenRow]) -> str:
@@ -213,10 +210,11 @@ def operations_of(rows: Sequence[SeenRow], *, by_path: bool = True) -> tuple[tup
             method = row.method if _METHOD.fullmatch(row.method) else ""
             patterns.setdefault(method, set()).add(pattern_of(row.path))
     notes: list[str] = []
-    operations = _calls(calls, notes) if by_path else (Operation(grpc_methods=("*",)),) if calls else ()
     if not by_path:
-        methods = tuple(sorted(patterns))
-        return (*operations, *((Operation(methods=() if "" in methods else methods),) if methods else ())), notes
+        if "" in patterns:
+            return (), notes
+        methods = [Operation(methods=tuple(sorted(patterns)))] if patterns else []
+        return (*methods, *([Operation(grpc_methods=("*",))] if calls else [])), notes
     by_paths: dict[tuple[str, ...], set[str]] = {}
     methods_of: dict[str, set[str]] = {}
     for method, some in patterns.items():
@@ -225,7 +223,7 @@ def operations_of(rows: Sequence[SeenRow], *, by_path: bool = True) -> tuple[tup
     for pattern, methods_seen in methods_of.items():
         by_paths.setdefault(() if "" in methods_seen else tuple(sorted(methods_seen)), set()).add(pattern)
     http = tuple(Operation(methods=methods, paths=tuple(sorted(some))) for methods, some in sorted(by_paths.items()))
-    return (*http, *operations), notes
+    return (*http, *_calls(calls, notes)), notes
 
 
 def _calls(calls: dict[str, set[str]], notes: list[str]) -> tuple[Operation, ...]:

@@ -126,20 +126,21 @@ class Audit:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 lines = self._lines()
-                self._told(await trio.to_thread.run_sync(append, self.path, lines), lines)
+                problem = await trio.to_thread.run_sync(append, self.path, lines)
+                self._written(len(lines), problem)
         finally:
             lines = self._lines()
             if lines:
-                self._told(append(self.path, lines), lines)
+                self._written(len(lines), append(self.path, lines))
 
     def _lines(self) -> list[bytes]:
-        lines = [msgspec.json.encode(entry) + b"\n" for entry in self._unwritten]
-        self._unwritten.clear()
-        return lines
+        return [msgspec.json.encode(entry) + b"\n" for entry in self._unwritten]
 
-    def _told(self, problem: str, lines: list[bytes]) -> None:
+    def _written(self, count: int, problem: str) -> None:
+        for _ in range(count):
+            self._unwritten.popleft()
         if problem:
-            self.dropped += len(lines)
+            self.dropped += count
             if not self._failing:
                 self._log.error("audit log cannot be written", file=str(self.path), reason=problem)
         self._failing = bool(problem)
@@ -161,7 +162,8 @@ def append(path: Path, lines: list[bytes]) -> str:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(b"".join(lines))
-            size = file.tell()
+            file.flush()
+            size = os.fstat(descriptor).st_size
         if size >= MAX_FILE:
             os.replace(path, path.with_name(f"{path.name}.1"))
     except OSError as exc:

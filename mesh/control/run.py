@@ -17,6 +17,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from mesh.control.api import Api
 from mesh.control.applied import Applied
 from mesh.control.audit import Audit
 from mesh.control.authority import LIFETIME, Authority
+from mesh.control.authz import AuthzApi
 from mesh.control.cluster import Cluster
 from mesh.control.expiry import Expiry
 from mesh.control.explain import ExplainApi
@@ -37,6 +39,7 @@ from mesh.control.identity_api import IdentityApi
 from mesh.control.issuer import TrustFiles
 from mesh.control.meta_api import MetaApi
 from mesh.control.observe_api import ObserveApi
+from mesh.control.plan import egress
 from mesh.control.plugins import Plugins
 from mesh.control.push import Push
 from mesh.control.resources_api import ResourcesApi
@@ -94,6 +97,7 @@ async def serve(
         heartbeat=heartbeat,
         silence=silence,
     )
+    push.egress = partial(egress, cluster)
     files = Files(sources, state, cluster, push.changed, log)
     files.prepare()
     applied = Applied(cluster, files)
@@ -106,6 +110,7 @@ async def serve(
         *ObserveApi(cluster, aggregate, taps, push, release).routes(),
         *SeenApi(push.seen).routes(),
         *ExplainApi(cluster, push, taps.recent).routes(),
+        *AuthzApi(cluster, aggregate, push.seen).routes(),
         *ResourcesApi(cluster, applied).routes(),
         *IdentityApi(push, authority).routes(),
         *audit.routes(),

@@ -109,4 +109,6 @@ def unreachable(exc: OSError) -> str:
     """What an error of the connection or the handshake means."""
     if isinstance(exc, ssl.SSLError):
         return f"it shows no certificate: {(exc.reason or str(exc)).replace('_', ' ').lower()}"
+    if isinstance(exc, TimeoutError):
+        return f"it shows no certificate within {SECONDS:g} s"
     return f"it cannot be reached from here: {exc.strerror or str(exc) or type(exc).__name__}"

@@ -218,9 +218,10 @@ def verdict(
 def lasting(category: str, what: str, certificate: CertificateInfo, now: float, margin: float, hint: str) -> Check:
     """Whether a certificate holds now, and longer than `margin` seconds."""
     name, left = f"{what} holds", certificate.not_after - now
-    detail = f"{certificate.subject} {lasts(left)}"
+    whose = certificate.names[0] if certificate.names else certificate.subject
+    detail = f"{whose} {lasts(left)}"
     if left <= 0 or certificate.not_before > now + SKEW_SECONDS:
-        told = detail if left <= 0 else f"{certificate.subject} begins in {length(certificate.not_before - now)}"
+        told = detail if left <= 0 else f"{whose} begins in {length(certificate.not_before - now)}"
         return Check(category, name, Status.FAILED, told, hint)
     return Check(category, name, Status.WARNING if left < margin else Status.OK, detail, hint if left < margin else "")
 

@@ -192,6 +192,32 @@ class TapDropped(msgspec.Struct, frozen=True):
     event: str = "dropped"
 
 
+class AuthzRow(msgspec.Struct, frozen=True):
+    """One policy that holds for a service, and what it did; or one that did something and does not hold any more.
+
+    Counts are of all workloads behind the service, since it was first seen; `rps` and `success_rate` are of all its
+    requests, over the window."""
+
+    namespace: str
+    service: str
+    workloads: tuple[str, ...]
+    """Those behind the service for which it holds."""
+    mode: str
+    """strict | permissive | mixed"""
+    default: str
+    """What holds where no Allow policy does: `all-authenticated`, ...; mixed."""
+    policy: str
+    """`namespace/name`; `default:...` where the mesh's own default holds; `probe` for health checks."""
+    action: str
+    """Deny | Allow | Default | Audit | External; probe; gone: it does not hold any more."""
+    allowed: int
+    denied: int
+    audited: int
+    rps: float
+    success_rate: float | None
+    """0 to 1; None where nothing was asked."""
+
+
 class CertificateInfo(msgspec.Struct, frozen=True):
     """One certificate. Times are seconds since the epoch."""
 

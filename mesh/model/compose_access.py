@@ -29,6 +29,7 @@ from mesh.model.authorization import (
     Rule,
     Strictness,
 )
+from mesh.model.config import InboundListener, ProxyConfig
 from mesh.model.flatten import Exists, age
 from mesh.model.identity import TRUST_DOMAIN
 from mesh.model.resources import (
@@ -129,42 +130,44 @@ def probes(health: HealthCheck | None) -> tuple[Operation, ...]:
 
 
 def inline(
-    service: str,
-    workload: str,
-    resources: Sequence[Resource],
-    *,
-    health: HealthCheck | None = None,
-    trust_domain: str = TRUST_DOMAIN,
-    otherwise: Default = Default.ALL_UNAUTHENTICATED,
+    config: ProxyConfig, inbound: InboundListener, resources: Sequence[Resource], health: HealthCheck | None = None
 ) -> Authorization:
-    """What the `resources` of proxy.yaml say of an inbound listener: `service` as that names it (`votes`, `votes.demo`;
-    empty: none), `otherwise` its `policy`. A name without a namespace is of `default`."""
-    name, _, namespace = service.partition(".")
+    """Who may call the application behind an inbound listener of proxy.yaml, of which `resources` are the inline ones.
+
+    They are for the service that the listener names (`votes`, `votes.demo`; without a namespace it is of `default`).
+    Where it names none, those hold that are for all of `default`, for the mesh, or for the workload. `health` is what
+    the TrafficPolicy of that service says."""
+    name, _, namespace = inbound.service.partition(".")
     return authorization(
         namespace or DEFAULT_NAMESPACE,
         name,
-        workload,
+        _workload(config),
         policies=[each for each in resources if isinstance(each, AuthorizationPolicy)],
         defaults=[each for each in resources if isinstance(each, DefaultPolicy)],
         plugins=[each for each in resources if isinstance(each, PolicyPlugin)],
         health=health,
-        trust_domain=trust_domain,
-        otherwise=otherwise,
+        trust_domain=config.identity.trust_domain if config.identity is not None else TRUST_DOMAIN,
+        otherwise=inbound.policy,
     )
 
 
-def inline_egress(
-    namespace: str, workload: str, services: Collection[str], resources: Sequence[Resource], otherwise: Egress
-) -> Egress:
-    """What the `resources` of proxy.yaml, and its `egress`, say that the application may call outside of the mesh."""
+def inline_egress(config: ProxyConfig, resources: Sequence[Resource]) -> Egress:
+    """What the application may call outside of the mesh: what `egress` of proxy.yaml says, and the inline `resources`
+    for the services and the workload of this proxy, for `default` or for the mesh."""
+    homes = [inbound.service.partition(".") for inbound in config.inbound if inbound.service]
+    namespaces = [home or DEFAULT_NAMESPACE for _, _, home in homes]
     return egress(
-        namespace,
-        workload,
-        services,
+        namespaces[0] if namespaces else DEFAULT_NAMESPACE,
+        _workload(config),
+        [name for name, _, home in homes if (home or DEFAULT_NAMESPACE) == namespaces[0]],
         policies=[each for each in resources if isinstance(each, EgressPolicy)],
         defaults=[each for each in resources if isinstance(each, DefaultPolicy)],
-        otherwise=otherwise,
+        otherwise=config.egress,
     )
+
+
+def _workload(config: ProxyConfig) -> str:
+    return config.control.workload if config.control is not None else config.name
 
 
 # --- conditions ----------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from mesh.proxy.rescue import Reason
 from mesh.wire.codec import Codec, Role
 
 if TYPE_CHECKING:
+    from mesh.proxy.credentials import Credentials
     from mesh.proxy.exchange import Exchange
     from mesh.proxy.inquiry import Answers
     from mesh.proxy.mirror import Mirror

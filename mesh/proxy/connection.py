@@ -11,14 +11,15 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from mesh.model.authorization import Strictness
 from mesh.model.config import Protocol
-from mesh.model.identity import proven
+from mesh.model.identity import parse, proven
 from mesh.model.limits import Limits
 from mesh.proxy.access import connection_decision, count, exit_decision
 from mesh.proxy.authority import split_address
@@ -30,15 +31,20 @@ from mesh.proxy.endpoint import Endpoint
 from mesh.proxy.reactor import Channel, Reactor
 from mesh.proxy.rescue import Reason
 from mesh.proxy.supervise import LINGER, serve_channel
+from mesh.proxy.terminate import asked_for, dismiss, read, terminate
 from mesh.proxy.tunnel import join
 from mesh.wire.codec import Codec, Role
 from mesh.wire.http1 import Http1
-from mesh.wire.sniff import Verdict, is_http2_settings, server_name, sniff
+from mesh.wire.sniff import Verdict, is_http2_settings, sniff
 from mesh.wire.tls import Tls, TlsError
 
+if TYPE_CHECKING:
+    from mesh.proxy.credentials import Credentials
+
+HELLO = b"\x16"
+"""First byte of TLS (RFC 8446 section 5.1)."""
 EARLY = 0.1
 """Seconds of a client's silence after which the application is dialled, in case it is the one that speaks first."""
-READ = 64 * 1024
 LINGER_READS = 16
 """What a refused client may still send before we close all the same: a megabyte at most."""
 
@@ -51,17 +57,24 @@ class Accepting(NamedTuple):
     http2: Callable[[Role, Limits], Codec]
     tls: ssl.SSLContext | None
     permissive: bool
+    credentials: Credentials | None = None
+    """What proves who we are to other proxies of the mesh, on a listener without TLS of its own."""
 
 
 class Connection:
     """One accepted socket and where it stands. `downstream` is set while it serves HTTP, for drain."""
 
-    __slots__ = ("_how", "_limits", "_scope", "_tls", "downstream", "listener", "number", "peer", "phase", "sock")
+    __slots__ = (
+        *("_how", "_limits", "_scope", "_sni", "_tls"),
+        *("downstream", "listener", "number", "peer", "phase", "sock"),
+    )
 
     def __init__(self, how: Accepting, listener: Listener, sock: socket.socket, peer: str, number: int) -> None:
         self._how = how
         self._limits = how.shared.limits
         self._tls: Tls | None = None
+        self._sni = ""
+        """The host that the client asked for in TLS with the listener's own files."""
         self.listener = listener
         self.sock = sock
         self.peer = peer
@@ -73,13 +86,15 @@ class Connection:
     async def run(self) -> None:
         """Serve it to its end. The socket is closed whatever happens."""
         with self.sock, self._scope:
-            data = b""
+            data, early = b"", None
+            target = self.listener.cluster
             if self._how.tls is not None:
                 data = await self._secure(self._how.tls)
-            target = self.listener.cluster
+            elif target is not None and not target.outbound and (self._how.credentials is not None or self._strict):
+                data, early = await self._secure_mesh(target)
             while True:
                 self._enter("detect")
-                found = await self._detect(target, data)
+                found = (Verdict.OPAQUE, data, early) if early is not None else await self._detect(target, data)
                 if found is None:
                     return
                 verdict, data, early = found
@@ -111,24 +126,88 @@ class Connection:
     # --- phases ------------------------------------------------------------------------------------------------------
 
     async def _secure(self, context: ssl.SSLContext) -> bytes:
-        """TLS, where the first bytes say so; plain text where the listener permits. Returns plain bytes read so far.
+        """TLS with the listener's own files, where the first bytes say so; plain text where the listener permits.
+        Returns plain bytes read so far.
 
         A refusal is counted and raised as Ended."""
+        with self._refusing(), trio.fail_after(self._limits.handshake_timeout):
+            data = await self._read()
+            while data and sniff(data) is Verdict.MORE and data[:1] == HELLO:
+                data += await self._more()
+            if self._how.permissive and not self._strict and data[:1] != HELLO:
+                return data
+            host, data = await asked_for(self.sock, None, data, self._limits.handshake_timeout)
+            self._tls = await terminate(self.sock, context, data)
+            self._sni = host if parse(host) is None else ""
+            return self._tls.receive(b"")
+
+    async def _secure_mesh(self, target: Cluster) -> tuple[bytes, Early | None]:
+        """TLS with what proves who we are, where a client asks for us by that name: it must prove who it is as well.
+
+        Anything else, plain text or the application's own TLS, is left as it is, or refused where policy is strict.
+        Returns plain bytes read so far, and the application's where it spoke first. A refusal is counted and raised as
+        Ended."""
+        credentials, strict = self._how.credentials, self._strict
+        early: Early | None = None
+        data = b""
+        with self._refusing():
+            with trio.move_on_after(self._limits.handshake_timeout if strict else self._limits.detect_timeout) as scope:
+                while not data or (data[:1] == HELLO and sniff(data) is Verdict.MORE):
+                    if data or strict or not self._may_speak_first(target):
+                        chunk = await self._read()
+                    else:
+                        chunk, early = await self._watch_both(target)
+                        if early is not None:
+                            return chunk, early
+                    if not chunk:
+                        break
+                    data += chunk
+            if strict and scope.cancelled_caught:
+                raise TlsError("timeout", "no handshake has begun in time")
+            if data and sniff(data) is Verdict.TLS:
+                with trio.fail_after(self._limits.handshake_timeout):
+                    host, data = await asked_for(self.sock, None, data, self._limits.handshake_timeout / 2)
+                    if credentials is not None and host == credentials.name:
+                        return await self._prove(credentials, data), None
+                if strict:
+                    raise TlsError("not_mesh", f"it asks for {host or 'nobody'}")
+            elif strict and data:
+                self._how.shared.reports.refuse("plain_text", self.listener.direction)
+                raise Ended
+        return data, None
+
+    async def _prove(self, credentials: Credentials, data: bytes) -> bytes:
+        """Both prove who they are. Raises TlsError for whom we do not serve."""
+        if credentials.current is None:
+            with trio.move_on_after(self._limits.handshake_timeout / 2):
+                await credentials.first()
+        if credentials.current is None:
+            raise TlsError("no_certificate", "we have no certificate yet")
+        tls = await terminate(self.sock, credentials.current.server, data)
+        stranger = credentials.is_peer(tls.peer_identities)
+        if stranger:
+            shown = ", ".join(tls.peer_identities[:4]) or "nobody"
+            await dismiss(self.sock, tls, TlsError(stranger, f"the client has proved to be {shown}"))
+        self._tls = tls
+        return tls.receive(b"")
+
+    @property
+    def _strict(self) -> bool:
+        """Whether policy wants every client to prove who it is, now."""
+        cluster = self.listener.cluster
+        authorization = cluster.spec.authorization if cluster is not None and not cluster.outbound else None
+        return authorization is not None and authorization.strictness is Strictness.STRICT
+
+    def _may_speak_first(self, target: Cluster) -> bool:
+        """Whether the application may, before the client has said anything."""
+        return target.spec.protocol in (Protocol.DETECT, Protocol.OPAQUE) and self._may(target, "")
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """What goes wrong with TLS is counted, and ends the connection."""
         reports = self._how.shared.reports
         try:
-            with trio.fail_after(self._limits.handshake_timeout):
-                data = await self._read()
-                while data and sniff(data) is Verdict.MORE and data[0] == 0x16:
-                    data += await self._more()
-                if self._how.permissive and data[:1] != b"\x16":
-                    return data
-                tls = Tls(context, True)
-                try:
-                    while not tls.handshake(data):
-                        await send_all(self.sock, tls.take())
-                        data = await self._more()
-                finally:
-                    await send_all(self.sock, tls.take())
+            yield
         except TlsError as exc:
             reports.refuse(f"tls_{exc.reason}", self.listener.direction)
             raise Ended from exc
@@ -138,8 +217,6 @@ class Connection:
         except OSError as exc:
             reports.refuse("tls_reset", self.listener.direction)
             raise Ended from exc
-        self._tls = tls
-        return tls.receive(b"")
 
     async def _detect(self, target: Cluster | None, data: bytes) -> tuple[Verdict, bytes, Early | None] | None:
         """What the client speaks, with the bytes read to find out; None if it left without a word."""
@@ -178,7 +255,7 @@ class Connection:
                 return  # it will be dialled again, and the failure told, when the client wants something
             dialled = Early(endpoint, sock, tls, b"")
             try:
-                first = (tls.receive(b"") if tls is not None else b"") or await _read(sock, tls)
+                first = (tls.receive(b"") if tls is not None else b"") or await read(sock, tls)
             except TlsError:
                 dialled.drop()
                 return
@@ -221,6 +298,7 @@ class Connection:
             identity=identity,
             tls="disabled" if self._tls is None else "true" if identity else "no_identity",
             target=target,
+            sni=self._sni,
         )
         self.downstream = downstream
         counted = how.shared.reports.connections(self.listener.direction, target.name if target is not None else "")
@@ -280,8 +358,8 @@ class Connection:
         peer = identity if self.listener.cluster is target and not target.outbound else ""
         scope = reports.scope(self.listener.direction, target.name, peer, "disabled" if self._tls is None else "true")
         host = ""
-        if target.exit is not None and data[:1] == b"\x16":
-            host, data = await self._asked_for(data)
+        if target.exit is not None and data[:1] == HELLO:
+            host, data = await asked_for(self.sock, self._tls, data, self._limits.detect_timeout)
         decision = self._decide(target, host)
         if decision is not None:
             self._count(target, decision)
@@ -319,17 +397,6 @@ class Connection:
                 counted.end(ours.read_bytes, ours.write_bytes)
         outcome = "failed" if pipe.reason else "completed"
         reports.record(scope, "tcp", 0, -1, outcome, "", connected - started, clock() - started)
-
-    async def _asked_for(self, data: bytes) -> tuple[str, bytes]:
-        """The host that a client asks for in its ClientHello (empty: none), and all bytes read to find out."""
-        with trio.move_on_after(self._limits.detect_timeout):
-            while server_name(data) is Verdict.MORE:
-                chunk = await self._read()
-                if not chunk:
-                    break
-                data += chunk
-        name = server_name(data)
-        return name if isinstance(name, str) else "", data
 
     def _decide(self, target: Cluster, host: str) -> Decision | None:
         """What policy says to a connection that is not HTTP; `host` is the one that it names inside, if any. None where
@@ -391,7 +458,7 @@ class Connection:
     async def _read(self) -> bytes:
         """Plain bytes from the client; empty when it has closed."""
         try:
-            return await _read(self.sock, self._tls)
+            return await read(self.sock, self._tls)
         except TlsError as exc:
             self._how.shared.reports.refuse(f"tls_{exc.reason}", self.listener.direction)
             raise Ended from exc
@@ -402,11 +469,11 @@ class Connection:
             self.sock.shutdown(socket.SHUT_WR)
         with trio.move_on_after(LINGER):
             for _ in range(LINGER_READS):
-                if not await _read(self.sock, None):
+                if not await read(self.sock, None):
                     return
 
     async def _more(self) -> bytes:
-        data = await _read(self.sock, None)
+        data = await read(self.sock, None)
         if not data:
             raise Ended
         return data
@@ -443,19 +510,3 @@ class Guarded:
 
 class Ended(Exception):
     """The client left, or was refused, before anything could be served; it is counted already."""
-
-
-async def _read(sock: socket.socket, tls: Tls | None) -> bytes:
-    while True:
-        try:
-            data = sock.recv(READ)
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(sock)
-            continue
-        except OSError:
-            return b""
-        if tls is None or not data:
-            return data
-        plain = tls.receive(data)
-        if plain or tls.eof:
-            return plain

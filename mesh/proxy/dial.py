@@ -87,7 +87,8 @@ async def dial(
     """A connected, non-blocking socket to `address` (`host:port`) and its TLS, whose handshake is complete.
 
     Raises ConnectFailed, also for a deadline (both in seconds). With `identity` the peer's certificate must carry it;
-    `sni` is the name that TLS asks for. `own` are addresses that it must not turn out to be (`own_names`), whatever name led there.
+    `sni` is the name that TLS asks for. `own` are addresses that it must not turn out to be (`own_names`), whatever
+    name led there.
     """
     try:
         with trio.fail_after(connect_timeout):

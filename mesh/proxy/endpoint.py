@@ -359,10 +359,13 @@ class Endpoint(Loaded):
     async def _certified(self) -> bool:
         """Wait until we can prove who we are, if it asks for that; False where nobody waits for it any more."""
         credentials = self.cluster.shared.credentials
-        while credentials is not None and self.uncertified:
+        if credentials is None or not self.uncertified:
+            return True
+        while credentials.current is None:
             with trio.move_on_after(self.cluster.shared.limits.pending_timeout):
                 await credentials.first()
-            if self.uncertified and (self.retired or not self.queue):
+                return True
+            if self.retired or not self.queue:
                 return False
         return True
 

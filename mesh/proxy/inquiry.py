@@ -78,28 +78,22 @@ class Answers:
 def ask(exchange: Exchange, authorizers: tuple[Authorizer, ...], cluster: Cluster, now: float) -> bool:
     """Ask them about a request that is QUEUED, one after another. True: it may go on at once. False: it waits, and goes
     on by itself (`begin.authorized`), or has been answered."""
-    if not authorizers or _is_theirs(exchange, cluster):
+    asked = tuple([one for one in authorizers if not _is_here(one.service, exchange, cluster)])
+    if not asked:
         return True
     if exchange.care is None:
         exchange.care = Care(cluster.plan)
-    asking = Asking(exchange, authorizers, cluster)
+    asking = Asking(exchange, asked, cluster)
     exchange.care.asking = asking
     return asking.proceed(now)
 
 
-def _is_theirs(exchange: Exchange, cluster: Cluster) -> bool:
-    """Whether the request is for an authoriser of this policy, about which none is asked: it would be asked about its
-    own questions."""
-    access = cluster.access
-    if access is None:
-        return False
-    bare = cluster.name.partition(".")[0]
-    addresses = {exchange.downstream.listener.address, *(endpoint.address for endpoint in cluster.endpoints)}
-    for one in access.authorization.authorizers:
-        service = one.service
-        if service == cluster.name or service in addresses or (service == bare and "." not in service):
-            return True
-    return False
+def _is_here(service: str, exchange: Exchange, cluster: Cluster) -> bool:
+    """Whether an authoriser is the very application that the request is for: it would be asked about its own
+    questions."""
+    if service == cluster.name or service == exchange.downstream.listener.address:
+        return True
+    return any(service == endpoint.address for endpoint in cluster.endpoints)
 
 
 class Asking:

@@ -31,6 +31,24 @@ class Owner(Protocol):
     def lost(self, reason: str) -> None: ...
 
 
+class Nobody:
+    """The owner of a leg that is lost."""
+
+    __slots__ = ()
+
+    def handle(self, events: list[Event]) -> None:
+        """Nothing has a meaning any more."""
+
+    def watch(self, now: float) -> None:
+        """Nothing is left to watch."""
+
+    def lost(self, reason: str) -> None:
+        """It is lost already."""
+
+
+NOBODY = Nobody()
+
+
 class Leg:
     """A reactor handler around one codec."""
 
@@ -68,7 +86,9 @@ class Leg:
         self.owner.watch(now)
 
     def lost(self, reason: str) -> None:
-        self.owner.lost(reason)
+        owner = self.owner
+        owner.lost(reason)
+        self.owner = NOBODY  # as in `Channel.end`
         waiting, self.held = self.held, []
         for exchange in waiting:
             exchange.release()

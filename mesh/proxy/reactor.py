@@ -75,6 +75,39 @@ class Handler(Protocol):
         """What to do with the socket when what was produced is out."""
 
 
+class Gone:
+    """The handler of a channel that has ended: it has nothing to say, and nobody asks."""
+
+    __slots__ = ()
+
+    def received(self, data: bytes) -> None:
+        """Nobody is there."""
+
+    def produce(self) -> bytes:
+        return b""
+
+    def watch(self, now: float) -> None:
+        """Nothing is left to watch."""
+
+    def lost(self, reason: str) -> None:
+        """It is lost already."""
+
+    @property
+    def restless(self) -> bool:
+        return False
+
+    @property
+    def wants_read(self) -> bool:
+        return False
+
+    @property
+    def farewell(self) -> Farewell:
+        return GO_ON
+
+
+GONE = Gone()
+
+
 class Channel:
     """One socket in the reactor: its TLS, its unsent bytes, its handler.
 
@@ -306,7 +339,10 @@ class Channel:
         if self.attached:
             self.detach()
             self.ended.set()
-            self.handler.lost(reason)
+            handler = self.handler
+            self.handler = GONE  # or the two would keep each other, and all that they hold, until the next collection
+            handler.lost(reason)
+            self.backlog = b""
 
     def fail(self, exc: BaseException) -> None:
         """A bug in this connection's code: end it, and let its supervisor have the error."""

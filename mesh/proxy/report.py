@@ -179,6 +179,10 @@ class Reports:
             key = (direction, OVERFLOW)
         return self._connections.setdefault(key, Connections(*key))
 
+    def closed(self) -> int:
+        """Connections that have ended, to both sides, since start."""
+        return sum(one.closed for one in self._connections.values())
+
     def all_connections(self) -> list[Connections]:
         return list(self._connections.values())
 

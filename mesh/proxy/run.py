@@ -1,7 +1,7 @@
 """Composition root of the proxy: builds the parts, holds the supervision tree, drains it on SIGTERM.
 
 proxy
-├─ admin, subscribe, deadlines, reactor, watch
+├─ admin, subscribe, credentials, deadlines, reactor, watch
 ├─ inbound / outbound LISTENER
 │  └─ connection 10.1.0.3:51234
 └─ upstreams
@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from mesh.model import compose_access
 from mesh.model.compose import inline
 from mesh.model.config import Endpoint, InboundListener, ProxyConfig, Service, ServiceEntry, TlsFiles, TlsMode
 from mesh.model.errors import ConfigError
+from mesh.model.identity import Identity, parse
 from mesh.model.limits import Limits
 from mesh.model.resources import Resource
 from mesh.proxy.accept import Acceptor, bind
@@ -44,18 +46,23 @@ from mesh.proxy.downstream import Listener
 from mesh.proxy.downstream import Shared as DownstreamShared
 from mesh.proxy.reactor import Reactor
 from mesh.proxy.report import Reports
+from mesh.proxy.sweep import Sweep
 from mesh.proxy.taps import Taps
 from mesh.wire.codec import Codec, Role
 from mesh.wire.tls import client_context, server_context
 
 if TYPE_CHECKING:
+    from mesh.proxy.credentials import Credentials
     from mesh.proxy.subscribe import Subscriptions
+    from mesh.proxy.witness import Witness
 
 LOG_BYTES = select.PIPE_BUF
 """Of one line of the log."""
 LEVELS = {
     "connection_failed": "error",
     "update_failed": "error",
+    "explain_failed": "error",
+    "certificate_failed": "warning",
     "control_plane_lost": "warning",
     "update_lost": "warning",
     "too_many_destinations": "warning",
@@ -133,15 +140,30 @@ class Proxy:
         self.deadlines = Deadlines(clock)
         self.taps = Taps(clock, config.name)
         self._own: set[str] = set()
-        shared = Shared(self.reactor, limits, self.reports, random.random, http2, log, own=self._own, zone=config.zone)
+        self.credentials = self._credentials()
+        name = self.credentials.name if self.credentials is not None else ""
+        shared = Shared(
+            self.reactor,
+            limits,
+            self.reports,
+            random.random,
+            http2,
+            log,
+            own=self._own,
+            zone=config.zone,
+            credentials=self.credentials,
+        )
         self.subscriptions: Subscriptions | None = None
         self.directory = Directory(shared, self._ask if config.control is not None else None)
         for name, entry in config.services.items():
             self.directory.add(service_of(name, entry, resources, config.services), _client_tls(entry.tls))
-        self._downstream = DownstreamShared(limits, self.deadlines, self.reports, self.taps, clock)
+        self._downstream = DownstreamShared(
+            limits, self.deadlines, self.reports, self.taps, clock, name, self._witness()
+        )
         self._http2 = http2
         self._acceptors: list[Acceptor] = []
         self._draining = False
+        self.directory.follow(compose_access.inline_egress(config, resources))
         for index, outbound in enumerate(config.outbound):
             cluster = self.directory.services.get(outbound.service)
             if outbound.service and cluster is None:
@@ -156,7 +178,7 @@ class Proxy:
             link = config.control
             self.subscriptions = Subscriptions(
                 link,
-                applier=Apply(self.directory),
+                applier=Apply(self.directory, self.credentials, name),
                 reports=self.reports,
                 taps=self.taps,
                 admin=config.admin,
@@ -168,19 +190,52 @@ class Proxy:
                 if inbound.service:
                     self.subscriptions.want(inbound.service)  # policies for it
 
+    def _credentials(self) -> Credentials | None:
+        config = self._config
+        if config.identity is None:
+            return None
+        if config.control is None or not config.control.url.startswith("https:") or not config.control.anchors:
+            # Whoever can speak for the control plane could make itself believed by this proxy, and read its token.
+            raise ConfigError("an identity needs a control plane with https and anchors", field="control")
+        from mesh.proxy.credentials import Credentials
+
+        account, namespace, trust_domain = (
+            config.identity.account,
+            config.identity.namespace,
+            config.identity.trust_domain,
+        )
+        identity = Identity(account, namespace, trust_domain)
+        if parse(str(identity)) != identity:
+            raise ConfigError(f"{identity} is no name that a certificate can carry", field="identity")
+        credentials = Credentials(identity, log=log)
+        self.reports.certificate = credentials.certificate
+        return credentials
+
+    def _witness(self) -> Witness | None:
+        """What counts the requests that applications here get, for a control plane that writes policies from that."""
+        if self._config.control is None or not self._config.inbound:
+            return None
+        from mesh.proxy.witness import Witness
+
+        witness = Witness()
+        self.reports.seen = witness.drain
+        return witness
+
     def _add_inbound(self, shared: Shared, inbound: InboundListener, resources: Sequence[Resource], field: str) -> None:
         name = inbound.service or inbound.forward
-        traffic, _ = inline(name, resources, self._config.services)
-        service = Service(name, (Endpoint(inbound.forward),), inbound.protocol, traffic=traffic)
-        if problem_with(service) is not None:
-            raise ConfigError(f"{inbound.forward!r} is not an address with a port", field=f"{field}.forward")
+        traffic, policy = inline(name, resources, self._config.services)
+        access = compose_access.inline(self._config, inbound, resources, policy.health)
+        service = Service(name, (Endpoint(inbound.forward),), inbound.protocol, traffic=traffic, authorization=access)
+        problem = problem_with(service)
+        if problem is not None:
+            raise ConfigError(problem, field=f"{field}.forward" if problem.startswith("endpoints") else field)
         cluster = self.directory.host_inbound(Cluster(shared, service, outbound=False))
         context = None
         if inbound.tls is not None:
             files = TlsFiles(inbound.tls.cert, inbound.tls.key, inbound.tls.ca)
             context = server_context(files, alpn=["h2", "http/1.1"])
         permissive = inbound.tls is not None and inbound.tls.mode is TlsMode.PERMISSIVE
-        how = Accepting(self._downstream, self.reactor, self._http2, context, permissive)
+        how = Accepting(self._downstream, self.reactor, self._http2, context, permissive, self.credentials)
         self._listen(how, "inbound", inbound.listen, cluster, f"{field}.listen")
 
     def _listen(self, how: Accepting, direction: str, address: str, cluster: Cluster | None, field: str) -> None:
@@ -201,7 +256,7 @@ class Proxy:
             return "draining"
         if self.subscriptions is not None and not self.subscriptions.ever_connected:
             return "the control plane has not been reached yet"
-        return None
+        return self.credentials.unready() if self.credentials is not None else None
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, or until drained."""
@@ -210,10 +265,13 @@ class Proxy:
         async with trio.open_nursery() as root:
             root.start_soon(self.reactor.run, name="reactor")
             root.start_soon(self.reactor.watch, name="watch")
+            root.start_soon(Sweep(self.reports.closed, self.reactor.clock).run, name="sweep")
             root.start_soon(self.deadlines.run, self.reactor.settle, name="deadlines")
             root.start_soon(self.directory.run, name="upstreams")
             if self.subscriptions is not None:
                 root.start_soon(self.subscriptions.run, name="subscribe")
+                if self.credentials is not None:
+                    root.start_soon(self.credentials.run, self.subscriptions, name="credentials")
             if config.admin:
                 sock = trio.socket.from_stdlib_socket(bind(config.admin, "admin"))
                 admin = Admin(self.reports, self.unready, trio.lowlevel.current_task(), log)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from mesh.cli.main import main
+from mesh.local import trust
 from mesh.local.sidecar import CONDUIT
 
 MESH = """
@@ -40,7 +41,7 @@ def own_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     base = tmp_path / "run"
     base.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
-    for name in ("CONDUIT_CONTROL", "CONDUIT_TOKEN"):
+    for name in ("CONDUIT_CONTROL", "CONDUIT_TOKEN", "CONDUIT_CA"):
         monkeypatch.delenv(name, raising=False)
     return base / "conduit"
 
@@ -76,3 +77,25 @@ def control(
     monkeypatch.setenv("CONDUIT_CONTROL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("CONDUIT_TOKEN", "secret")
     return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def secure(
+    processes: Callable,
+    free_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_runtime_folder: Path,
+) -> str:
+    """https URL of a running control plane with trust of its own, which knows MESH; the environment points to it."""
+    source, state = tmp_path / "mesh.yaml", tmp_path / "state"
+    source.write_text(MESH)
+    state.mkdir()
+    files = trust.make(state)
+    port = free_port()
+    words = ["control", "--source", source, "--state", state, "--listen", f"127.0.0.1:{port}", *trust.options(files)]
+    processes([*CONDUIT, *words], env={"CONDUIT_TOKEN": "secret"}, ready_port=port)
+    monkeypatch.setenv("CONDUIT_CONTROL", f"https://127.0.0.1:{port}")
+    monkeypatch.setenv("CONDUIT_TOKEN", "secret")
+    monkeypatch.setenv("CONDUIT_CA", str(files.anchors))
+    return f"https://127.0.0.1:{port}"

@@ -1,10 +1,14 @@
 """Talking to a control plane that is away, strict or strange: what people are told."""
 
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trio
 import trio_websocket
+import trustme
 
 from mesh.cli.client import Api, problem
 from mesh.model.errors import ConfigError, ControlError
@@ -105,3 +109,35 @@ def test_url_that_is_none(url: str) -> None:
     """Told with an example."""
     with pytest.raises(ControlError, match="is not a URL of a control plane"):
         Api(url, "t")
+
+
+def test_https_is_vouched_for(conduit: Callable, secure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the roots of CONDUIT_CA or --ca; who is not vouched for is not shown the token, and the error says what to
+    do."""
+    assert conduit("stat").code == 0
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    refused = conduit("stat", "--ca", tmp_path / "other.pem")
+    assert refused.code == 1
+    assert re.match(f"conduit: who answers at {secure} is not vouched for by .*other.pem: .*; --ca names", refused.err)
+    good = os.environ["CONDUIT_CA"]
+    monkeypatch.setenv("CONDUIT_CA", str(tmp_path / "other.pem"))
+    assert conduit("stat").code == 1
+    assert conduit("stat", "--ca", good).code == 0
+    monkeypatch.delenv("CONDUIT_CA")
+    assert "is not vouched for by this system's roots" in conduit("stat").err
+
+
+async def test_watch_over_https_is_vouched_for(secure: str, tmp_path: Path) -> None:
+    """As any other question."""
+    taken: list[str] = []
+
+    def take(message: str) -> bool:
+        taken.append(message)
+        return False
+
+    with trio.fail_after(30):
+        await Api(secure, "secret", os.environ["CONDUIT_CA"]).watch("/api/v1/stat/watch", {}, take)
+    assert len(taken) == 1
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with pytest.raises(ControlError, match=f"who answers at {secure} is not vouched for"), trio.fail_after(30):
+        await Api(secure, "secret", str(tmp_path / "other.pem")).watch("/api/v1/stat/watch", {}, take)

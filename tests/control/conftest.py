@@ -1,5 +1,6 @@
 """A real control plane on a loopback port, and what it is asked with."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,7 +12,10 @@ import structlog
 import trio
 from trio_websocket import open_websocket_url
 
+from mesh.control.issuer import TrustFiles
 from mesh.control.run import serve
+
+from .authorities import a_good_set
 
 TOKEN = "secret"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -32,16 +36,24 @@ spec: {command: [x], port: auto}
 class Plane:
     """One running control plane: its files and its address."""
 
-    def __init__(self, folder: Path, url: str, scope: trio.CancelScope) -> None:
+    def __init__(self, folder: Path, url: str, scope: trio.CancelScope, anchors: Path | None = None) -> None:
         self.source = folder / "mesh.yaml"
         self.state = folder / "state"
         self.url = url
         self.scope = scope
+        self.anchors = anchors
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """For TLS to it, where it speaks it: who trusts its anchors and nothing else."""
+        return ssl.create_default_context(cafile=self.anchors) if self.anchors else None
 
     @asynccontextmanager
-    async def client(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
-        """An HTTP client that carries the token."""
-        async with httpx.AsyncClient(base_url=self.url, headers=BEARER | headers, trust_env=False) as client:
+    async def client(self, *, plain: bool = False, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+        """An HTTP client that carries the token, over TLS where there is TLS, unless it is to be `plain`."""
+        url = self.url.replace("https", "http") if plain else self.url
+        verify = self.context or False
+        async with httpx.AsyncClient(base_url=url, headers=BEARER | headers, verify=verify, trust_env=False) as client:
             yield client
 
     async def get(self, path: str) -> object:
@@ -54,7 +66,7 @@ class Plane:
     def websocket(self, path: str, **headers: str):
         """A websocket that carries the token; `Authorization` may be given otherwise."""
         fields = [(name.encode(), value.encode()) for name, value in (BEARER | headers).items() if value]
-        return open_websocket_url(self.url.replace("http", "ws") + path, extra_headers=fields)
+        return open_websocket_url(self.url.replace("http", "ws") + path, ssl_context=self.context, extra_headers=fields)
 
     def put_endpoint(self, name: str, service: str, address: str, *, workload: str = "", pid: int = 0) -> None:
         """Writes an endpoint as a supervisor does."""
@@ -84,7 +96,8 @@ async def running(folder: Path, **options: object) -> AsyncIterator[Plane]:
     given = {"sources": [source], "state": folder / "state", "listen": "127.0.0.1:0", "token": TOKEN} | options
     async with trio.open_nursery() as nursery:
         url = await nursery.start(partial(serve, **given))
-        yield Plane(folder, url, nursery.cancel_scope)
+        trust = options.get("trust")
+        yield Plane(folder, url, nursery.cancel_scope, trust.anchors if isinstance(trust, TrustFiles) else None)
         nursery.cancel_scope.cancel()
 
 
@@ -92,6 +105,19 @@ async def running(folder: Path, **options: object) -> AsyncIterator[Plane]:
 async def plane(tmp_path):
     """A control plane with one source file, which declares words and web."""
     async with running(tmp_path / "plane") as plane:
+        yield plane
+
+
+@pytest.fixture
+def trust(tmp_path):
+    """The files of a root and an issuer."""
+    return a_good_set(tmp_path / "trust")
+
+
+@pytest.fixture
+async def secure_plane(tmp_path, trust):
+    """The same as `plane`, with identities and TLS."""
+    async with running(tmp_path / "plane", trust=trust) as plane:
         yield plane
 
 

@@ -67,7 +67,9 @@ def test_each_call_takes_the_source_as_it_is(plugin):
     """Edits of equal length within one second, in the module and in what it imports relatively: the newest counts."""
     for word in ("first", "other", "third"):
         assert plugin(one(word)).policies[0]["kind"] == word
-    main = "from . import part\nfrom .pack import deep\ndef policies(view, options): return [{'kind': part.X + deep.Y}]\n"
+    main = (
+        "from . import part\nfrom .pack import deep\ndef policies(view, options): return [{'kind': part.X + deep.Y}]\n"
+    )
     for word in ("first", "other"):
         compiled = plugin(main, {"part.py": f"X = '{word}'\n", "pack/__init__.py": "", "pack/deep.py": "Y = '!'\n"})
         assert compiled.policies[0]["kind"] == f"{word}!"

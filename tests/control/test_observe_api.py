@@ -13,7 +13,8 @@ STREAM = "/api/v1/proxies/connect"
 
 
 def series(direction, service, requests, success=True):
-    key = SeriesKey(direction, service, "", "http1", 200, -1, "completed", "", success, "disabled")
+    peer = "words-v1" if direction == "outbound" else ""
+    key = SeriesKey(direction, service, peer, "http1", 200, -1, "completed", "", success, "disabled")
     return SeriesDelta(key, requests, 1.0, {7: requests})
 
 
@@ -57,6 +58,9 @@ async def test_what_proxies_report_is_what_stat_and_edges_show(plane, until):
         assert (found["words-v1"]["requests"], found["web"]["requests"]) == (10, 0)
         [edge] = await plane.get("/api/v1/edges?window=0")
         assert (edge["source"], edge["to"], edge["requests"]) == ("web", "words", 10)
+        assert (edge["workload"], edge["secured"]) == ("words-v1", False)
+        assert await plane.get("/api/v1/edges?window=0&namespace=demo") == [edge]
+        assert await plane.get("/api/v1/edges?window=0&namespace=other") == []
         async with plane.websocket("/api/v1/stat/watch?window=60") as watch:
             for _ in range(2):
                 with trio.fail_after(30):

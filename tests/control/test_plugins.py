@@ -25,7 +25,9 @@ kind: Workload
 metadata: {name: %s, namespace: demo, labels: {team: %s}}
 spec: {command: [x], port: auto}
 """
-DENY = "{'kind': 'DefaultPolicy', 'metadata': {'name': '%s'}, 'spec': {'target': {'kind': 'Namespace'}, 'inbound': '%s'}}"
+DENY = (
+    "{'kind': 'DefaultPolicy', 'metadata': {'name': '%s'}, 'spec': {'target': {'kind': 'Namespace'}, 'inbound': '%s'}}"
+)
 
 
 def writing(*named, before=""):
@@ -68,9 +70,7 @@ class Bench:
 
     def refusal(self):
         """Why the plugin is refused; empty while it is not."""
-        return " ".join(
-            status.reason for status in self.cluster.refusals() if status.file.startswith("plugin:")
-        )
+        return " ".join(status.reason for status in self.cluster.refusals() if status.file.startswith("plugin:"))
 
     async def until(self, condition):
         with trio.fail_after(30.0):
@@ -226,7 +226,8 @@ async def test_one_that_does_not_return_is_refused_and_holds_up_nobody(tmp_path,
 async def test_what_a_person_wrote_goes_before(bench):
     """A policy of the same name in a file is the one in force; the plugin's is refused, and told so."""
     bench.resources(
-        PLUGIN % ("demo", "Namespace")
+        PLUGIN
+        % ("demo", "Namespace")
         + "---\napiVersion: conduit.mesh/v1alpha1\nkind: DefaultPolicy\nmetadata: {name: closed, namespace: demo}\n"
         "spec: {target: {kind: Namespace}, inbound: audit}\n"
     )
@@ -238,7 +239,8 @@ async def test_what_a_person_wrote_goes_before(bench):
 async def test_the_view_tells_what_the_mesh_is_made_of(bench):
     """Declared workloads with their labels and identity, those that are only endpoints, services, namespaces."""
     bench.resources(
-        WORKLOAD % ("web", "a")
+        WORKLOAD
+        % ("web", "a")
         + "---\napiVersion: conduit.mesh/v1alpha1\nkind: Workload\nmetadata: {name: load, namespace: demo}\n"
         "spec: {command: [x], account: robot}\n"
         "---\napiVersion: conduit.mesh/v1alpha1\nkind: Endpoint\nmetadata: {name: e, namespace: other}\n"

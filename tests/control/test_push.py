@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from mesh.control.aggregate import Aggregate
 from mesh.control.cluster import Cluster, ServiceKey
+from mesh.control.issuer import Certificate, NotSigned
 from mesh.control.push import Push
 from mesh.control.tap import Taps
+from mesh.control.tokens import ADMIN, Bearer, Role
+from mesh.model.authorization import Action, Egress
 from mesh.model.errors import PeerError
 from mesh.model.gateway import HTTPRouteRule, HTTPRouteSpec, ParentRef, WeightedBackendRef
 from mesh.model.push import (
@@ -23,6 +26,8 @@ from mesh.model.push import (
     Report,
     ServiceUpdate,
     Settings,
+    Sign,
+    Signed,
     Subscribe,
     Tapped,
     TapStart,
@@ -30,7 +35,8 @@ from mesh.model.push import (
     Unsubscribe,
     Welcome,
 )
-from mesh.model.reports import SeriesDelta, SeriesKey, TapEvent, TapMatch, TcpDelta
+from mesh.model.push import NotSigned as Denial
+from mesh.model.reports import Seen, SeriesDelta, SeriesKey, TapEvent, TapMatch, TcpDelta
 from mesh.model.resources import (
     Endpoint,
     EndpointSpec,
@@ -80,13 +86,26 @@ class FakeSocket:
                 return message
 
 
+class Signer:
+    """Signs by writing the name; refuses the request `bad`."""
+
+    trust_domain = "cluster.local"
+    anchors = "roots"
+    fingerprint = "first"
+
+    def sign(self, csr, identity):
+        if csr == "bad":
+            raise NotSigned("the request cannot be read")
+        return Certificate(f"{csr} for {identity}", 0.0, 1000.0)
+
+
 class Bench:
     """A control plane's push side with one service, words, of one workload, words-v1."""
 
-    def __init__(self, log):
+    def __init__(self, log, signer=None):
         self.cluster, self.taps = Cluster(), Taps()
         self.aggregate = Aggregate(trio.current_time())
-        self.push = Push(self.cluster, self.aggregate, self.taps, "epoch", log)
+        self.push = Push(self.cluster, self.aggregate, self.taps, "epoch", log, signer=signer)
         self.cluster.set_file(
             "f", [Workload(Metadata("words-v1", "demo"), WorkloadSpec(("x",), service="words", port="auto"))]
         )
@@ -102,13 +121,13 @@ class Bench:
         window = self.aggregate.window(trio.current_time(), 0)
         return {s.service: c.requests for s, c in window.cells.items() if s.direction == direction}
 
-    async def serve(self, socket):
+    async def serve(self, socket, bearer=ADMIN):
         with socket.told:  # closed at the end, so that a test that still listens is told
-            await self.push.serve(socket)
+            await self.push.serve(socket, bearer)
 
-    async def connect(self, nursery, hello=HELLO):
+    async def connect(self, nursery, hello=HELLO, bearer=ADMIN):
         socket = FakeSocket()
-        nursery.start_soon(self.serve, socket)
+        nursery.start_soon(self.serve, socket, bearer)
         socket.say(hello)
         assert isinstance(await socket.hear(), Welcome)
         assert isinstance(await socket.hear(), Settings)
@@ -119,6 +138,12 @@ class Bench:
 async def bench(log, autojump_clock):
     """Nobody connected yet; tests take the clock too, so that time passes when everybody waits."""
     return Bench(log)
+
+
+@pytest.fixture
+async def secure(log, autojump_clock):
+    """The same with somebody who signs."""
+    return Bench(log, Signer())
 
 
 def addresses(update):

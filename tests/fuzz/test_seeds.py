@@ -40,7 +40,7 @@ def test_the_rules_can_be_broken() -> None:
         broken = False
 
         def __init__(self, *told: object) -> None:
-            self.told = list(told)
+            self.told = [("Request", one) for one in told]
 
     with pytest.raises(Broke):
         same(Told("a"), Told("b"))  # type: ignore[arg-type]

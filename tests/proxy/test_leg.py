@@ -157,10 +157,11 @@ def test_each_flush_releases_those_held_once(leg: Leg) -> None:
 
 def test_a_lost_leg_tells_its_owner_and_holds_nobody(leg: Leg) -> None:
     """Whoever waited for room can give back what it owes."""
-    waiting = Waiting(leg)
+    waiting, owner = Waiting(leg), leg.owner
     leg.held.append(waiting)
     leg.lost("reset")
-    assert leg.owner.reasons == ["reset"]
+    assert owner.reasons == ["reset"]
+    assert leg.owner is not owner
     assert waiting.released == 1
     assert leg.held == []
 
