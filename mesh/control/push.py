@@ -208,7 +208,7 @@ class Push:
     def _register(self, link: Link) -> None:
         older = self.links.get(link.id)
         while older is not None and older.workload != link.workload:  # a name is no claim to another's place
-            link.id += f"@{link.workload}"
+            link.id += f"@{link.hello.workload}.{link.hello.namespace}"
             older = self.links.get(link.id)
         if older is not None:  # the same process is back before we noticed that its old stream is dead
             older.scope.cancel()

@@ -77,8 +77,9 @@ def resources_in(config: ProxyConfig) -> tuple[Resource, ...]:
 
 def _check_inline(document: Document, index: int, value: dict[str, object]) -> None:
     path = f"resources[{index}]"
-    if value.get("kind") in KINDS and value["kind"] not in INLINE:
-        raise document.error(f"{path}.kind", f"{value['kind']} means nothing here, only {', '.join(INLINE)}")
+    kind = value.get("kind")
+    if isinstance(kind, str) and kind in KINDS and kind not in INLINE:
+        raise document.error(f"{path}.kind", f"{kind} means nothing here, only {', '.join(INLINE)}")
     resource = resource_in(document, path, value)
     if isinstance(resource, PolicyPlugin) and resource.spec.python is not None:
         raise document.error(f"{path}.spec.python", "runs in a control plane: it means nothing here")

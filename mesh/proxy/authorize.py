@@ -28,13 +28,13 @@ an operation all that is not empty must hold, and of several values one is enoug
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
-from mesh.model.authorization import Action, Authorization, Authorizer, Default, Operation, Rule, Source
-from mesh.model.identity import ANYBODY, Identity, parse
+from mesh.model.authorization import Action, Authorization, Authorizer, Default
+from mesh.model.identity import parse
 from mesh.model.paths import ambiguous as ambiguous  # callers ask both here
 from mesh.model.paths import comparable
+from mesh.proxy.rules import CompiledOperation, CompiledRule, Peer, address_of, any_holds, networks, within
 
 PROBE = "probe"
 """What a health check is allowed by."""
@@ -57,211 +57,6 @@ class Decision(NamedTuple):
     """The policy that wants this noted; empty: none does."""
 
 
-# --- operations ----------------------------------------------------------------------------------------------------
-
-
-class _Operation:
-    """An `Operation`, compiled; `wide` for what a doubt goes against the caller."""
-
-    __slots__ = (
-        "_all_paths",
-        "_exact",
-        "_grpc",
-        "_grpc_all",
-        "_grpc_asked",
-        "_methods",
-        "_prefixes",
-        "_suffixes",
-        "_wide",
-        "by_path",
-        "text",
-    )
-
-    def __init__(self, operation: Operation, wide: bool) -> None:
-        self._wide = wide
-        self._methods = frozenset(method.encode() for method in operation.methods)
-        exact: list[bytes] = []
-        prefixes: list[bytes] = []
-        suffixes: list[bytes] = []
-        self._all_paths = not operation.paths
-        for path in operation.paths:
-            if path == "*":
-                self._all_paths = True
-            elif path.endswith("*"):
-                prefixes.append(_literal(path[:-1], path))
-            elif path.startswith("*"):
-                suffixes.append(_literal(path[1:], path))
-            else:
-                exact.append(_literal(path, path))
-        self._exact = frozenset(exact)
-        self._prefixes = tuple(prefixes)
-        self._suffixes = tuple(suffixes)
-        self._grpc_asked = bool(operation.grpc_methods)
-        self._grpc_all = "*" in operation.grpc_methods
-        calls: list[bytes] = []
-        services: list[bytes] = []
-        for name in operation.grpc_methods:
-            if name.endswith("/*"):
-                services.append(_literal(f"/{name[:-1]}", name))
-            elif name != "*":
-                calls.append(_literal(f"/{name}", name))
-        self._grpc = _Calls(frozenset(calls), tuple(services))
-        self.by_path = not self._all_paths or (self._grpc_asked and not self._grpc_all)
-        self.text = _operation_text(operation)
-
-    def holds(self, method: bytes, path: bytes, grpc: bool) -> bool:
-        """`path` is comparable."""
-        methods = self._methods
-        if methods and method not in methods and not (self._wide and method.upper() in methods):
-            return False
-        if self._grpc_asked and not (grpc and self._grpc_all) and not ((grpc or self._wide) and self._grpc.hold(path)):
-            return False
-        return (
-            self._all_paths or path in self._exact or path.startswith(self._prefixes) or path.endswith(self._suffixes)
-        )
-
-
-class _Calls:
-    """gRPC methods, as the paths that they are called by."""
-
-    __slots__ = ("_methods", "_services")
-
-    def __init__(self, methods: frozenset[bytes], services: tuple[bytes, ...]) -> None:
-        self._methods = methods
-        self._services = services
-
-    def hold(self, path: bytes) -> bool:
-        return path in self._methods or path.startswith(self._services)
-
-
-def _any(operations: list[_Operation], method: bytes, path: bytes, grpc: bool) -> bool:
-    for operation in operations:  # noqa: SIM110  # a generator costs what the rest does
-        if operation.holds(method, path, grpc):
-            return True
-    return False
-
-
-def _literal(text: str, whole: str) -> bytes:
-    """What a pattern compares as it is. Raises ValueError."""
-    if "*" in text:
-        raise ValueError(f"{whole!r:.80} has a * elsewhere than at its beginning or its end")
-    return comparable(text.encode())
-
-
-def _operation_text(operation: Operation) -> str:
-    said = [", ".join(each) for each in (operation.methods, operation.paths) if each]
-    if operation.grpc_methods:
-        said.append("gRPC " + ", ".join(operation.grpc_methods))
-    return " ".join(said) or "all operations"
-
-
-# --- sources -------------------------------------------------------------------------------------------------------
-
-Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
-
-
-def networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    """CIDR blocks or addresses. Raises ValueError."""
-    return tuple(ip_network(text) for text in texts)
-
-
-def address_of(text: str) -> Address | None:
-    """The address that a text is, an IPv4 one where it carries that; None for what is none."""
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def within(address: Address | None, blocks: tuple[Network, ...]) -> Network | None:
-    """The first block that an address is in."""
-    if address is not None:
-        for block in blocks:
-            if address in block:
-                return block
-    return None
-
-
-class _Peer(NamedTuple):
-    """Who calls, as far as it counts."""
-
-    identity: Identity | None
-    name: str
-    """The identity's DNS spelling; empty where there is none."""
-    address: Address | None
-    text: str
-    """For sentences."""
-
-
-class _Source:
-    """A `Source`, compiled. Raises ValueError for a pattern that nothing could match."""
-
-    __slots__ = ("_anybody", "_names", "_namespaces", "_networks", "_source", "_suffixes")
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._anybody = False
-        names: list[str] = []
-        suffixes: list[str] = []
-        for pattern in source.identities:
-            if pattern == ANYBODY:
-                self._anybody = True
-            elif pattern.startswith("*."):
-                suffixes.append(pattern[1:].lower())
-            else:
-                identity = parse(pattern)
-                if identity is None:
-                    raise ValueError(f"{pattern!r:.80} is no identity")
-                names.append(str(identity))
-        self._names = frozenset(names)
-        self._suffixes = tuple(suffixes)
-        self._namespaces = frozenset(source.namespaces)
-        self._networks = networks(source.networks)
-
-    def match(self, peer: _Peer) -> str:
-        """What of a peer matches, for people; empty if it does not."""
-        said: list[str] = []
-        if self._source.identities:
-            name = peer.name
-            if not name or not (self._anybody or name in self._names or name.endswith(self._suffixes)):
-                return ""
-            said.append(f"is {name}")
-        if self._namespaces:
-            if peer.identity is None or peer.identity.namespace not in self._namespaces:
-                return ""
-            said.append(f"is of namespace {peer.identity.namespace}")
-        if self._networks:
-            block = within(peer.address, self._networks)
-            if block is None:
-                return ""
-            said.append(f"is in {block}")
-        return " and ".join(said) or "is anybody"
-
-
-class _Rule:
-    """A `Rule`, compiled."""
-
-    __slots__ = ("action", "name", "operations", "sources")
-
-    def __init__(self, rule: Rule) -> None:
-        self.name = rule.name
-        self.action = rule.action
-        self.sources = [_Source(source) for source in rule.sources]
-        self.operations = [_Operation(operation, rule.action is Action.DENY) for operation in rule.operations]
-
-    def match(self, peer: _Peer) -> str:
-        """What of a peer matches, for people; empty if the rule is for others."""
-        for source in self.sources:
-            matched = source.match(peer)
-            if matched:
-                return matched
-        return "" if self.sources else "is anybody"
-
-
 # --- decisions -----------------------------------------------------------------------------------------------------
 
 
@@ -277,8 +72,8 @@ class Compiled:
 
     def __init__(self, authorization: Authorization) -> None:
         self.authorization = authorization
-        self._rules = [_Rule(rule) for rule in authorization.rules]
-        self._probes = [_Operation(probe, False) for probe in authorization.probes]
+        self._rules = [CompiledRule(rule) for rule in authorization.rules]
+        self._probes = [CompiledOperation(probe, False) for probe in authorization.probes]
         self._authorizers = [_Asked(each) for each in authorization.authorizers]
         self._networks = networks(authorization.networks or MESH_NETWORKS)
         open_to_all = authorization.default is Default.ALL_UNAUTHENTICATED
@@ -296,14 +91,14 @@ class Compiled:
         at = address_of(address)
         where = f" at {address}" if address else ""
         if proved is None:
-            peer = _Peer(None, "", at, f"a caller without identity{where}")
+            peer = Peer(None, "", at, f"a caller without identity{where}")
         elif proved.trust_domain != self.authorization.trust_domain:
-            peer = _Peer(None, "", at, f"{proved} (of another trust domain){where}")
+            peer = Peer(None, "", at, f"{proved} (of another trust domain){where}")
         else:
-            peer = _Peer(proved, str(proved), at, f"{proved}{where}")
+            peer = Peer(proved, str(proved), at, f"{proved}{where}")
         return Judge(self, peer)
 
-    def of_peer(self, peer: _Peer, matched: _Matched) -> None:
+    def of_peer(self, peer: Peer, matched: _Matched) -> None:
         """Gathers what is about a peer, in the order of the rules."""
         for rule in self._rules:
             why = rule.match(peer)
@@ -320,7 +115,7 @@ class Compiled:
             else:
                 _add(matched.audit, _Verdict(rule, True, ""))
 
-    def without_rule(self, peer: _Peer, matched: _Matched) -> Decision:
+    def without_rule(self, peer: Peer, matched: _Matched) -> Decision:
         """What holds for a peer where no rule with operations matches."""
         if matched.allows:
             told = ", ".join(matched.allows[:_TOLD]) + (", ..." if len(matched.allows) > _TOLD else "")
@@ -346,7 +141,7 @@ class Compiled:
 
     def is_probe(self, method: bytes, path: bytes, grpc: bool) -> bool:
         """Whether this is a health check of the mesh's own; `path` is comparable."""
-        return _any(self._probes, method, path, grpc)
+        return any_holds(self._probes, method, path, grpc)
 
     @property
     def has_probes(self) -> bool:
@@ -360,7 +155,6 @@ class Compiled:
         if self._probes and self.is_probe(method, path, grpc):
             return ()
         return tuple(each.authorizer for each in self._authorizers if each.is_for(method, path, grpc))
-
 
     @property
     def unasked(self) -> str:
@@ -376,10 +170,10 @@ class _Asked:
 
     def __init__(self, authorizer: Authorizer) -> None:
         self.authorizer = authorizer
-        self._operations = [_Operation(operation, True) for operation in authorizer.operations]
+        self._operations = [CompiledOperation(operation, True) for operation in authorizer.operations]
 
     def is_for(self, method: bytes, path: bytes, grpc: bool) -> bool:
-        return not self._operations or _any(self._operations, method, path, grpc)
+        return not self._operations or any_holds(self._operations, method, path, grpc)
 
 
 class _Verdict:
@@ -387,7 +181,7 @@ class _Verdict:
 
     __slots__ = ("_decisions", "always", "name", "operations")
 
-    def __init__(self, rule: _Rule, allowed: bool, why: str) -> None:
+    def __init__(self, rule: CompiledRule, allowed: bool, why: str) -> None:
         self.name = rule.name
         self.operations = rule.operations
         self.always = not rule.operations
@@ -439,7 +233,7 @@ class Judge:
 
     __slots__ = ("_compiled", "_matched", "_otherwise", "fixed")
 
-    def __init__(self, compiled: Compiled, peer: _Peer) -> None:
+    def __init__(self, compiled: Compiled, peer: Peer) -> None:
         self._compiled = compiled
         self._matched = _Matched()
         compiled.of_peer(peer, self._matched)

@@ -21,7 +21,8 @@ from __future__ import annotations
 import socket
 
 from mesh.model.authorization import Action, Destination, Egress, EgressRule
-from mesh.proxy.authorize import Address, Decision, address_of, networks, within
+from mesh.proxy.authorize import Decision
+from mesh.proxy.rules import Address, address_of, networks, within
 
 _NUMERIC = frozenset("0123456789abcdefx.")
 

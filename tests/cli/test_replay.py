@@ -89,8 +89,8 @@ def test_what_would_be_denied_is_told_with_the_policy():
 def test_what_would_be_allowed_or_audited_is_told_too():
     """Newly let through, and newly noted."""
     denied = row(identity="", source="10.0.0.1")
-    found = replay([row(), denied], [CLOSED], [policy("all", networks=("10.0.0.0/8",))])
-    assert told(found)[0] == ("allowed", "10.0.0.1", "/things", 5, False)
+    found = replay([denied], [CLOSED], [policy("all", networks=("10.0.0.0/8",))])
+    assert told(found) == [("allowed", "10.0.0.1", "/things", 5, False)]
     found = replay([row()], [], [policy("watch", Action.AUDIT)])
     assert [(each.change, each.after) for each in found.changes] == [("audited", "demo/watch")]
 

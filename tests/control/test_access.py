@@ -257,4 +257,6 @@ def test_an_open_route_needs_nobody():
 
 def test_loopback():
     """Addresses alone; a name may be anybody's."""
-    assert [is_loopback(name) for name in ("127.1.2.3", "::1", "localhost", "1.1.1.1", "x")] == [True, True] + 3 * [False]
+    assert [is_loopback(name) for name in ("127.1.2.3", "::1", "localhost", "1.1.1.1", "x")] == [True, True] + 3 * [
+        False
+    ]

@@ -107,8 +107,8 @@ def test_the_examples_are_good() -> None:
         (
             "kind: Workload\n",
             "",
-            "f:1: kind: is required: one of AuthorizationPolicy, DefaultPolicy, EgressPolicy, Endpoint, Fault, GRPCRoute, HTTPRoute, PolicyPlugin, "
-            "TrafficPolicy, Workload",
+            "f:1: kind: is required: one of AuthorizationPolicy, DefaultPolicy, EgressPolicy, Endpoint, Fault, GRPCRoute, "
+            "HTTPRoute, PolicyPlugin, TrafficPolicy, Workload",
         ),
         (
             "kind: Workload",
