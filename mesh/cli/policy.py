@@ -184,7 +184,8 @@ def show(found: Replay, output: str) -> None:
         return
     if found.changes:
         click.echo(table(found.changes, COLUMNS, wide=output == "wide"), nl=False)
-    told = f"{len(found.changes)} changes" if found.changes else "nothing would change"
+    many = len(found.changes)
+    told = f"{many} change{'' if many == 1 else 's'}" if many else "nothing would change"
     click.echo(f"{told} for {found.requests} recorded requests", err=True)
     for note in found.notes:
         click.echo(printable(note), err=True)

@@ -383,7 +383,7 @@ class Push:
         at = link.workload
         series = [d for d in report.series if self._may_report(link, d.key.direction, service(d.key.service))]
         tcp = [delta for delta in report.tcp if self._may_report(link, delta.direction, service(delta.service))]
-        seen = [one for one in report.seen if self._may_report(link, "inbound", service(one.service))]
+        seen = [one for one in report.seen if self._is_behind(link, service(one.service))]
         foreign = len(report.series) + len(report.tcp) + len(report.seen) - len(series) - len(tcp) - len(seen)
         if foreign:
             self.counters["foreign"] += foreign
@@ -396,7 +396,13 @@ class Push:
 
     def _may_report(self, link: Link, direction: str, service: ServiceKey) -> bool:
         """Inbound traffic is reported by who serves it. Once it did, it may go on: its last report may come late."""
-        if direction != "inbound" or service in link.behind or self._cluster.members(service) is None:
+        if direction != "inbound" or self._cluster.members(service) is None:
+            return True
+        return self._is_behind(link, service)
+
+    def _is_behind(self, link: Link, service: ServiceKey) -> bool:
+        """Also for what policies are written from: nobody may plant that for a service that is yet to come."""
+        if service in link.behind:
             return True
         if self._cluster.serves(service, *link.workload):
             link.behind.add(service)

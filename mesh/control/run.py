@@ -101,7 +101,7 @@ async def serve(
     files = Files(sources, state, cluster, push.changed, log)
     files.prepare()
     applied = Applied(cluster, files)
-    plugins = Plugins(cluster, push.changed, applied.shown, state, log)
+    plugins = Plugins(cluster, push.changed, applied.shown, state, log, trust_domain=trust_domain)
     await plugins.prepare()
     audit = Audit(state, log)
     listeners, address = await listen_on(listen)

@@ -1,8 +1,8 @@
 """From a head to an endpoint: what a service's policies do to a request before it is sent, in that order.
 
-who may call (access.py) -> route found -> rate limits -> concurrency limit -> no route? -> deadline -> faults -> the route followed (redirect,
-backend, edits, mirrors) -> endpoint. Hot: the first lines run for every request, the rest only where a service has any
-such policy.
+who may call (access.py, inquiry.py) -> route found -> rate limits -> concurrency limit -> no route? -> deadline ->
+faults -> the route followed (redirect, backend, edits, mirrors) -> endpoint. Hot: the first lines run for every
+request, the rest only where a service has any such policy.
 """
 
 from __future__ import annotations

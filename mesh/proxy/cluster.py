@@ -65,9 +65,9 @@ class Cluster:
     """A service as this proxy uses it: its endpoints, its balancer, and the requests that wait for either."""
 
     __slots__ = (
-        *("access", "answers", "balancer", "by_address", "changed", "configured", "endpoints", "governed", "http2", "mirrors", "name"),
-        *("exit", "next_up", "nursery", "outbound", "over", "plan", "probes", "request_timeout", "scope", "shared", "spec"),
-        *("tls", "to_start", "tunnels", "waiting"),
+        *("access", "answers", "balancer", "by_address", "changed", "configured", "endpoints", "exit", "governed"),
+        *("http2", "mirrors", "name", "next_up", "nursery", "outbound", "over", "plan", "probes"),
+        *("request_timeout", "scope", "shared", "spec", "tls", "to_start", "tunnels", "waiting"),
     )
 
     def __init__(

@@ -221,7 +221,7 @@ class Credentials:
                     pair = await self._make(self.name, self.identity.uri)
                 signed = await signer.sign(pair.csr)  # of a request that is repeated, a late answer is as good
                 key, pair = pair.key, None
-                self._install(signed, key)
+                self.install(signed, key)
             except (KeyFailed, ControlError, ConfigError, TlsError) as exc:
                 self.failed += 1
                 if str(exc) != self.why:
@@ -244,7 +244,7 @@ class Credentials:
             return 0.0
         return min(self._renew_at, self._turn_at) - self._wall()
 
-    def _install(self, signed: Signed, key: str) -> None:
+    def install(self, signed: Signed, key: str) -> None:
         """Put a certificate in force. Raises ConfigError or TlsError, and all stays as it was."""
         pem = Pem(signed.chain, key, signed.anchors)
         contexts = contexts_of(pem)

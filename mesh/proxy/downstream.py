@@ -61,8 +61,9 @@ class Shared(NamedTuple):
 class Downstream:
     """One accepted connection that speaks HTTP.
 
-    `identity` and `tls` say who the peer is, `sni` which host it asked TLS for (empty: none that binds it); `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw
-    connection, with the bytes in `early`, then belongs to the supervisor again (`handed_over`).
+    `identity` and `tls` say who the peer is, `sni` which host it asked TLS for (empty: none that binds it);
+    `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw connection, with the bytes in `early`, then belongs
+    to the supervisor again (`handed_over`).
     """
 
     __slots__ = (

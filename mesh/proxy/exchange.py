@@ -85,10 +85,11 @@ class Exchange:
     """
 
     __slots__ = (
-        *("answered_at", "body", "body_bytes", "care", "cluster", "deadline", "decision", "downstream", "endpoint", "error"),
-        *("grpc_status", "head", "is_grpc", "last_cause", "owed_request", "owed_response", "parent", "protocol"),
-        *("queue", "queued_at", "request_bytes", "request_open", "response_bytes", "response_done", "sent_at", "slot", "started_at"),
-        *("state", "status", "stream", "touched_at", "tried", "tunnel", "up_stream", "upstream", "watchers"),
+        *("answered_at", "body", "body_bytes", "care", "cluster", "deadline", "decision", "downstream", "endpoint"),
+        *("error", "grpc_status", "head", "is_grpc", "last_cause", "owed_request", "owed_response", "parent"),
+        *("protocol", "queue", "queued_at", "request_bytes", "request_open", "response_bytes", "response_done"),
+        *("sent_at", "slot", "started_at", "state", "status", "stream", "touched_at", "tried", "tunnel"),
+        *("up_stream", "upstream", "watchers"),
     )
 
     cluster: Cluster

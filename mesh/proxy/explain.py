@@ -285,12 +285,16 @@ class _Walk:
         return next((cluster for cluster in found if cluster.name == name), found[0] if found else None)
 
     def _accepted(self, cluster: Cluster) -> bool:
-        identity = self._question.identity
+        """Whether the connection is taken, as `connection.py` does it for a listener without TLS files of its own."""
+        identity, credentials = self._question.identity, cluster.shared.credentials
         if identity:
+            stranger = credentials.is_peer((identity,)) if credentials is not None else ""
+            if stranger:
+                return self._say("tls", stranger, f"{identity} is not of this mesh: no connection", verdict="denied")
             return self._say("tls", "mutual", f"the connection is mutual TLS, and its client proves to be {identity}")
-        access = cluster.access
-        if access is not None and access.authorization.strictness is Strictness.STRICT:
-            return self._say("tls", "refused", "it is plain text, and this listener is strict", verdict="denied")
+        authorization = cluster.spec.authorization
+        if authorization is not None and authorization.strictness is Strictness.STRICT:
+            return self._say("tls", "plain_text", "it is plain text, and this listener is strict", verdict="denied")
         return self._say("tls", "plain", "it is plain text, which this listener takes: the caller proves nothing")
 
     def _judged(self, cluster: Cluster) -> bool:

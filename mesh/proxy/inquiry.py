@@ -39,6 +39,7 @@ ENTRIES = 2048
 """Verdicts remembered for one service; beyond, the oldest goes."""
 CACHED_BYTES = 4096
 """Of an answer that is remembered; a longer one is asked for each time."""
+DEADLINE_EXCEEDED = 4
 _AGAIN = 3
 """Tries of one inquiry whose connection breaks before it is answered: nothing is done twice by asking twice."""
 
@@ -295,7 +296,7 @@ class Asking:
 class Inquiry(Exchange):
     """One call of an authoriser. It stays SENT until its answer is whole."""
 
-    __slots__ = ("answer_head", "asking", "read", "size")
+    __slots__ = ("answer_head", "asking", "read", "size", "timeout")
 
     def __init__(
         self, asking: Asking, cluster: Cluster, authority: str, message: bytes, depth: int, timeout: float, now: float
@@ -315,6 +316,7 @@ class Inquiry(Exchange):
         self.deadline = now + timeout  # not the client's: who asks with little time must not make it fail open
         self.body = [message]
         self.body_bytes = len(message)
+        self.timeout = timeout
         self.answer_head: Head | None = None
         self.read: list[bytes] = []
         self.size = 0
@@ -368,6 +370,9 @@ class Inquiry(Exchange):
         endpoint = self.endpoint
         assert endpoint is not None
         endpoint.judge_grpc(self, code, now)
+        if code == DEADLINE_EXCEEDED:  # it keeps the time that it was told, and may be a moment before us
+            self._stop(False, f"no answer within {self.timeout:.3g} s", now)
+            return
         if code:
             words = f": {message.decode('latin-1')[:200]}" if message else ""
             self._stop(False, f"it answered with grpc-status {code}{words}", now)

@@ -141,7 +141,7 @@ class Proxy:
         self.taps = Taps(clock, config.name)
         self._own: set[str] = set()
         self.credentials = self._credentials()
-        name = self.credentials.name if self.credentials is not None else ""
+        who = self.credentials.name if self.credentials is not None else ""
         shared = Shared(
             self.reactor,
             limits,
@@ -158,7 +158,7 @@ class Proxy:
         for name, entry in config.services.items():
             self.directory.add(service_of(name, entry, resources, config.services), _client_tls(entry.tls))
         self._downstream = DownstreamShared(
-            limits, self.deadlines, self.reports, self.taps, clock, name, self._witness()
+            limits, self.deadlines, self.reports, self.taps, clock, who, self._witness()
         )
         self._http2 = http2
         self._acceptors: list[Acceptor] = []
@@ -178,7 +178,7 @@ class Proxy:
             link = config.control
             self.subscriptions = Subscriptions(
                 link,
-                applier=Apply(self.directory, self.credentials, name),
+                applier=Apply(self.directory, self.credentials, who),
                 reports=self.reports,
                 taps=self.taps,
                 admin=config.admin,

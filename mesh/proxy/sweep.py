@@ -20,11 +20,19 @@ SHARE = 0.02
 
 def trimmer() -> Callable[[], None]:
     """What returns freed memory to the system: malloc_trim(3) of glibc; nothing where the C library has no such call."""
+
+    def keep() -> None:
+        """There is no such call."""
+
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):
-        return lambda: None
-    return lambda: trim(0)
+        return keep
+
+    def give_back() -> None:
+        trim(0)
+
+    return give_back
 
 
 class Sweep:

@@ -163,7 +163,7 @@ def test_test_lists_what_would_be_denied(plane, conduit, tmp_path):
     assert line.split() == [
         *("denied", "votes.demo", WEB, "GET", "/polls/*", "7", "default:all-unauthenticated", "demo/no-web"),
     ]
-    assert result.err == "1 changes for 7 recorded requests\n"
+    assert result.err == "1 change for 7 recorded requests\n"
     assert {target.partition("?")[0] for target in plane.asked} == {"/api/v1/seen", "/api/v1/resources"}
 
 

@@ -17,6 +17,7 @@ from mesh.model.config import Protocol
         (["Me_!", "--", "serve"], "name: "),
         (["me", "--", "serve", "${PORT}"], "stands for nothing without"),
         (["me"], "Missing argument"),
+        (["me", "--account", "A_", "--", "serve"], "account: "),
         (["me", "--protocol", "gopher", "--", "serve"], "'gopher'"),
     ],
 )
@@ -30,8 +31,10 @@ def test_wrong_usage_is_told(conduit: Callable, words: list[str], told: str) -> 
 def test_workload_is_what_was_said() -> None:
     """Options become the fields of a Workload."""
     spec = {"command": ["serve", "-x"], "service": "site", "version": "v3", "port": 8080, "protocol": "http2"}
+    spec["account"] = "booth"
     workload = checked("web", "demo", spec)
     assert (workload.metadata.name, workload.metadata.namespace) == ("web", "demo")
+    assert workload.spec.account == "booth"
     assert (workload.spec.command, workload.spec.port, workload.spec.protocol) == (("serve", "-x"), 8080, "http2")
     with pytest.raises(click.UsageError):
         checked("", "demo", spec)

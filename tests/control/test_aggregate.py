@@ -191,3 +191,30 @@ def test_gauges_belong_to_their_proxy():
     aggregate.add_tcp("p2", [TcpDelta("inbound", "votes", 0, 5, 0, 0, 0)], resolve)
     aggregate.forget("p1")
     assert list(aggregate.tcp_open()) == []
+
+
+def test_who_was_called_as_whom_is_kept_apart():
+    """Peers of calls and identities make series of their own; of callers, what they proved and no address."""
+    aggregate = Aggregate(0.0)
+    deltas = [
+        SeriesDelta(
+            SeriesKey(direction, "votes", peer, "http1", 200, -1, "completed", "", True, "true", "", identity),
+            1,
+            1.0,
+            {},
+        )
+        for direction, peer, identity in (
+            *(("outbound", "v1", "a"), ("outbound", "v2", "a"), ("outbound", "v2", "b")),
+            *(("inbound", "10.0.0.1", "a"), ("inbound", "10.0.0.2", "a")),
+        )
+    ]
+    aggregate.add(1.0, WEB, 1.0, deltas, resolve, "web's own")
+    cells = aggregate.window(1.0, 60).cells
+    found = {(series.direction, series.peer, series.identity): cell.requests for series, cell in cells.items()}
+    assert found == {
+        ("outbound", "v1", "a"): 1,
+        ("outbound", "v2", "a"): 1,
+        ("outbound", "v2", "b"): 1,
+        ("inbound", "", "a"): 2,
+    }
+    assert {series.own for series in cells} == {"web's own"}

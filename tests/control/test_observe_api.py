@@ -5,6 +5,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionRejected
 
+from mesh.control.tokens import proxy_token, role_token
 from mesh.model.api import EndpointInfo, Stat, VersionInfo
 from mesh.model.push import FromControl, Hello, Report, Tapped, TapStart, TapStop, Welcome
 from mesh.model.reports import SeriesDelta, SeriesKey, TapEvent
@@ -108,6 +109,67 @@ async def test_a_watch_that_cannot_be_is_refused_with_a_status(plane, path, stat
         async with plane.websocket(path):
             pass
     assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [("", "/words?token=*&page=*"), ("&show=query", "/words?token=secret&page=2")],
+)
+async def test_a_tap_hides_values_unless_an_admin_asks(plane, query, shown):
+    """Names stay. What a query holds may be somebody's key."""
+    async with plane.websocket(STREAM) as proxy:
+        await join(proxy)
+        async with plane.websocket(f"/api/v1/tap/watch?to=words{query}") as watcher:
+            start = await hear(proxy, TapStart)
+            path = "/words?token=secret&page=2"
+            event = TapEvent("req", "0:1", "in", "words-v1", "a", "b", "true", service="words", path=path)
+            await say(proxy, Tapped(start.session, (event,)))
+            with trio.fail_after(30):
+                assert msgspec.json.decode(await watcher.get_message())["path"] == shown
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "status"),
+    [
+        ("view", "/api/v1/tap/watch", 403),
+        ("tap", "/api/v1/tap/watch?show=query", 403),
+        ("tap", "/api/v1/tap/watch?path=/words?token=s", 400),
+        ("admin", "/api/v1/tap/watch?path=/words?token=s", 400),
+        ("admin", "/api/v1/tap/watch?show=body", 400),
+        ("view", "/api/v1/proxies/connect", 403),
+        ("tap", "/api/v1/proxies/connect", 403),
+        ("tap", "/api/v1/tap/watch", 101),
+        ("admin", "/api/v1/tap/watch?show=query&path=/words?token=s", 101),
+        ("view", "/api/v1/stat/watch", 101),
+    ],
+)
+async def test_what_a_role_may_watch(plane, role, path, status):
+    """Taps are a right of their own; values in queries an admin's, also by feeling for them with a filter."""
+    bearer = f"Bearer {role_token('secret', role, 'ann')}"
+    try:
+        async with plane.websocket(path, Authorization=bearer):
+            found = 101
+    except ConnectionRejected as refused:
+        found = refused.status_code
+    assert found == status
+
+
+async def test_what_a_role_may_do(plane):
+    """Who may look changes nothing, and a proxy's token opens none of it."""
+    tokens = [role_token("secret", role, "ann") for role in ("view", "tap", "admin")]
+    found = []
+    for token in (*tokens, proxy_token("secret", "web", "demo", "web")):
+        async with plane.client(Authorization=f"Bearer {token}") as client:
+            asked = [
+                await client.get("/api/v1/resources"),
+                await client.get("/api/v1/identity"),
+                await client.delete("/api/v1/resources/Fault/demo/none"),
+                await client.put("/api/v1/resources", content="x: ["),
+                await client.get("/api/v1/audit"),
+            ]
+        found.append([answer.status_code for answer in asked])
+    view = [200, 200, 403, 403, 403]
+    assert found == [view, view, [200, 200, 404, 422, 200], [403] * 5]
 
 
 async def test_taps_are_bounded(plane, monkeypatch):

@@ -370,6 +370,19 @@ async def test_reports_are_attributed_to_who_speaks(bench, nursery, autojump_clo
     assert list(bench.aggregate.tcp_open()) == []
 
 
+async def test_seen_traffic_is_told_by_who_is_behind_the_service(bench, nursery, autojump_clock):
+    """A proxy tells what its own application was asked; about another's service, or about none, it is not heard."""
+    words = await bench.connect(nursery, Hello("words-v1", "demo", "words-v1/h/1", "0.1"))
+    web = await bench.connect(nursery)
+    seen = Seen("words", "", "10.0.0.1", "http", "GET", "/a", "/a", True, "default:audit", "", 3)
+    words.say(Report(0.0, 1.0, seen=(seen, msgspec.structs.replace(seen, service="words.demo", count=4))))
+    web.say(Report(0.0, 1.0, seen=(seen, msgspec.structs.replace(seen, service="a.example:443"))))
+    await trio.testing.wait_all_tasks_blocked()
+    [row] = bench.push.seen.rows()
+    assert (row.namespace, row.service, row.requests, row.workloads) == ("demo", "words", 7, {"words-v1": 7})
+    assert bench.push.counters["foreign"] == 2
+
+
 async def test_taps_are_told_to_their_proxies_also_to_later_ones(bench, nursery, autojump_clock):
     """Start and stop reach those of the workload, whenever they connect; events are of the workload that speaks."""
     early = await bench.connect(nursery)
@@ -574,5 +587,5 @@ async def test_no_kind_of_report_is_about_others(bench, nursery, autojump_clock)
     assert list(bench.push.seen.rows()) == []
     words.say(Report(0.0, 1.0, (), (tcp,), (seen,)))
     await trio.testing.wait_all_tasks_blocked()
-    assert [row.count for row in bench.push.seen.rows()] == [5]
+    assert [row.requests for row in bench.push.seen.rows()] == [5]
     assert [count for *_, count in bench.aggregate.tcp_open()] == [9]

@@ -177,3 +177,36 @@ async def test_a_fault_of_no_service_is_told(plane):
     async with plane.client() as client:
         [status] = (await client.put("/api/v1/resources", content=text + "spec: {service: x, delay: 1s}\n")).json()
         assert conditions(status) == [("Accepted", False, "TargetNotFound")]
+
+
+async def test_a_plugin_that_fails_says_so_in_its_status(plane, until):
+    """In the list, once, and by its name: in force, not accepted, with the reason; mended, it is accepted."""
+    code = plane.source.with_name("rules.py")
+    code.write_text("def policies(view, options):\n    return view.nothing\n")
+    plane.source.write_text(
+        plane.source.read_text() + "---\napiVersion: conduit.mesh/v1alpha1\nkind: PolicyPlugin\n"
+        "metadata: {name: rules}\n"
+        "spec: {target: {kind: Namespace}, python: {function: 'rules:policies', directory: .}}\n"
+    )
+    one = "/api/v1/resources/PolicyPlugin/default/rules"
+
+    async def status():
+        views = await plane.get("/api/v1/resources?kind=PolicyPlugin")
+        assert len(views) <= 1
+        return views[0]["status"] if views else None
+
+    async def failed():
+        found = await status()
+        return found and not found["accepted"] and found
+
+    found = await until(failed)
+    assert found["reason"].startswith(f"{code}:2: AttributeError")
+    assert found["file"] == str(plane.source)
+    assert (await plane.get(one))["status"] == found
+    code.write_text("def policies(view, options):\n    return []\n")
+
+    async def mended():
+        return (await status())["accepted"]
+
+    await until(mended)
+    assert (await plane.get(one))["status"]["reason"] == ""

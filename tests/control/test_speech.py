@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.control.speech import MAX_SUBSCRIPTIONS, Malformed, Meter, decode, encode
-from mesh.model.push import MAX_MESSAGE, Ack, Hello, Report, Subscribe, Tapped, Welcome
+from mesh.control.speech import MAX_CSR, MAX_STEPS, MAX_SUBSCRIPTIONS, Malformed, Meter, decode, encode
+from mesh.model.explain import Step
+from mesh.model.push import MAX_MESSAGE, Ack, Explained, Hello, Report, Sign, Subscribe, Tapped, Welcome
 from mesh.model.reports import LATENCY_BOUNDS_MS, Seen, SeriesDelta, SeriesKey, TcpDelta
 
 HELLO = Hello("web", "demo", "web/h/1", "0.1")
@@ -109,3 +110,24 @@ def test_the_meter_lets_a_burst_pass_and_then_the_rate():
     assert meter.delay(0.1, 100) == pytest.approx(0.1)
     assert meter.delay(0.2, 4 * 16384) == pytest.approx(0.5)
     assert meter.delay(100.0, 100) == 0.0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Sign("x" * (MAX_CSR + 1)),
+        Explained(1, tuple(Step("route", "chosen") for _ in range(MAX_STEPS + 1))),
+        report(key=changed(KEY, identity="x" * 254)),
+    ],
+    ids=["csr", "steps", "identity"],
+)
+def test_what_is_too_long_is_malformed(message):
+    """Requests for certificates, explanations and identities have their bounds."""
+    with pytest.raises(Malformed):
+        decode(msgspec.json.encode(message))
+
+
+@pytest.mark.parametrize("message", [Sign("x" * MAX_CSR), Explained(1, (Step("route", "chosen"),))])
+def test_what_is_within_its_bounds_passes(message):
+    """As it was."""
+    assert decode(msgspec.json.encode(message)) == message

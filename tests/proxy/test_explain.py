@@ -22,6 +22,7 @@ from mesh.model.authorization import (
 )
 from mesh.model.config import Endpoint, Service, Timeouts
 from mesh.model.explain import Question, Step, verdict
+from mesh.model.identity import parse
 from mesh.model.traffic import (
     Abort,
     Backend,
@@ -44,6 +45,7 @@ from mesh.model.traffic import (
     Route,
     Traffic,
 )
+from mesh.proxy.credentials import Credentials
 from mesh.proxy.explain import Explainer
 from tests.proxy.playbook import Stage
 
@@ -251,8 +253,20 @@ def test_policy_decides_and_is_named() -> None:
 def test_strict_listeners_take_no_plain_text() -> None:
     """Before any rule is asked."""
     play = beside(Authorization(strictness=Strictness.STRICT))
-    assert outcomes(arrive(play)) == [("tls", "refused")]
+    assert outcomes(arrive(play)) == [("tls", "plain_text")]
     assert verdict(arrive(play)) == "denied"
+    assert verdict(arrive(play, WEB)) == "allowed"
+
+
+def test_who_is_of_another_mesh_is_not_listened_to() -> None:
+    """Whatever it proves, it is no peer of ours."""
+    play = beside()
+    who = parse(WEB)
+    assert who is not None
+    play.cluster.shared = play.cluster.shared._replace(credentials=Credentials(who, log=lambda *words: None))
+    steps = arrive(play, "web.demo.serviceaccount.identity.other")
+    assert outcomes(steps) == [("tls", "wrong_trust_domain")]
+    assert verdict(steps) == "denied"
     assert verdict(arrive(play, WEB)) == "allowed"
 
 

@@ -262,6 +262,7 @@ BROKEN = {
     "grpc-status 12": (
         Response(1, Head.response(200, [(b"content-type", b"application/grpc"), (b"grpc-status", b"12")]), True),
     ),
+    "no answer within 0.25 s": (Response(1, CALL, False), Trailers(1, ((b"grpc-status", b"4"),))),
     "grpc-status 2": (Response(1, CALL, False), Trailers(1, ())),
     "no grpc-status": (Response(1, CALL, False), Data(1, framed(YES), True)),
     "not one gRPC message": (Response(1, CALL, False), Trailers(1, GOOD)),

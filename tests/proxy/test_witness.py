@@ -131,7 +131,9 @@ def test_the_memo_is_bounded():
 
 @given(
     st.lists(
-        st.tuples(st.binary(max_size=30), st.sampled_from([b"GET", b"POST"]), st.sampled_from([YES, NO]), st.booleans()),
+        st.tuples(
+            st.binary(max_size=30), st.sampled_from([b"GET", b"POST"]), st.sampled_from([YES, NO]), st.booleans()
+        ),
         max_size=60,
     )
 )
