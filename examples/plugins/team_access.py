@@ -14,8 +14,8 @@ def policies(view, options):
             teams.setdefault(workload.labels[label], []).append(workload)
 
     for service in view.services:
-        behind = [each for each in view.workloads if each.service == service.name and each.namespace == service.namespace]
-        names = {each.labels[label] for each in behind if label in each.labels}
+        at_home = [each for each in view.workloads if each.namespace == service.namespace]
+        names = {each.labels[label] for each in at_home if each.name in service.workloads and label in each.labels}
         callers = sorted({each.identity for name in names for each in teams[name]})
         if callers:
             yield {

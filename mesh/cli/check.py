@@ -7,19 +7,24 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import click
+import httpx
 import msgspec
+from msgspec.structs import replace
 
 from mesh.cli.client import Api, control_options
 from mesh.cli.output import Duration, as_json, printable
 from mesh.cli.version import conduit_version
+from mesh.local.certificates import look
 from mesh.local.checks import Check, Facts, Status, checks, unreachable
 from mesh.model.api import Edge, EndpointInfo, IdentityInfo, ProxyInfo, ResourceView, Stat, VersionInfo
 from mesh.model.checks import parse_address
 from mesh.model.errors import ControlError
 
 CONNECT_SECONDS = 2.0
+HERE = ("localhost", "127.0.0.1", "::1")
 WINDOW_SECONDS = 300
 COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red"}
 WORDS = {Status.OK: "ok", Status.WARNING: "warn", Status.FAILED: "FAIL"}
@@ -62,17 +67,20 @@ def collect(api: Api, margin: float) -> Facts:
     window: dict[str, str | int | float] = {"window": WINDOW_SECONDS}
     version = msgspec.json.decode(api.ask("GET", "/api/v1/version"), type=VersionInfo)
     now = time.time()
+    identity = msgspec.json.decode(api.ask("GET", "/api/v1/identity"), type=IdentityInfo)
+    proxies = msgspec.json.decode(api.ask("GET", "/api/v1/proxies"), type=list[ProxyInfo])
     endpoints = msgspec.json.decode(api.ask("GET", "/api/v1/endpoints"), type=list[EndpointInfo])
     return Facts(
         url=api.url,
         ours=conduit_version(),
         now=now,
         version=version,
-        identity=msgspec.json.decode(api.ask("GET", "/api/v1/identity"), type=IdentityInfo),
-        proxies=msgspec.json.decode(api.ask("GET", "/api/v1/proxies"), type=list[ProxyInfo]),
+        identity=completed(identity, proxies),
+        proxies=proxies,
         resources=msgspec.json.decode(api.ask("GET", "/api/v1/resources"), type=list[ResourceView]),
         services=msgspec.json.decode(api.ask("GET", "/api/v1/stat", params=window), type=Stat).rows,
         edges=msgspec.json.decode(api.ask("GET", "/api/v1/edges", params=window), type=list[Edge]),
+        unready=unready(api, proxies),
         unreachable={
             f"{endpoint.workload} at {endpoint.address}": why
             for endpoint in endpoints
@@ -80,6 +88,39 @@ def collect(api: Api, margin: float) -> Facts:
         },
         expiry_warning=margin,
     )
+
+
+def completed(identity: IdentityInfo, proxies: Sequence[ProxyInfo]) -> IdentityInfo:
+    """With what proxies show themselves, where this control plane has not signed for them: one before it may have."""
+    listening = {proxy.proxy: proxy.inbound[0] for proxy in proxies if proxy.inbound}
+    found = []
+    for one in identity.proxies:
+        chain = (
+            look(listening[one.proxy], one.identity, "").chain if one.proxy in listening and not one.not_after else ()
+        )
+        if chain:
+            above = chain[1].fingerprint if len(chain) > 1 else ""
+            one = replace(one, not_after=chain[0].not_after, issuer=above)
+        found.append(one)
+    return replace(identity, proxies=tuple(found))
+
+
+def unready(api: Api, proxies: Sequence[ProxyInfo]) -> dict[str, str]:
+    """Proxies of this machine that say so, and why; of a mesh elsewhere, nobody can be asked."""
+    if urlsplit(api.url).hostname not in HERE:
+        return {}
+    found = {}
+    for proxy in proxies:
+        if not proxy.admin:
+            continue
+        try:
+            answer = httpx.get(f"http://{proxy.admin}/ready", timeout=CONNECT_SECONDS, trust_env=False)
+        except httpx.TransportError as exc:
+            found[proxy.proxy] = f"its admin port does not answer: {exc}"
+        else:
+            if not answer.is_success:
+                found[proxy.proxy] = answer.text.strip().removeprefix("not ready: ")
+    return found
 
 
 def connect(address: str) -> str:

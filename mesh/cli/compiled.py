@@ -26,7 +26,15 @@ import mesh
 MODULES = (
     *("wire/head", "wire/http1", "wire/http1_head", "wire/http1_memo", "wire/http1_write"),
     *("wire/http2", "wire/messages", "wire/allowance"),
-    *("proxy/access", "proxy/again", "proxy/authorize", "proxy/egress", "proxy/inquiry", "proxy/rules", "proxy/witness"),
+    *(
+        "proxy/access",
+        "proxy/again",
+        "proxy/authorize",
+        "proxy/egress",
+        "proxy/inquiry",
+        "proxy/rules",
+        "proxy/witness",
+    ),
     *("proxy/balance", "proxy/balance_hash", "proxy/balance_kinds", "proxy/balance_policy"),
     *("proxy/begin", "proxy/breaker", "proxy/budget", "proxy/care", "proxy/cluster", "proxy/deadlines"),
     *("proxy/downstream", "proxy/edit", "proxy/endpoint", "proxy/exchange", "proxy/faults", "proxy/hedge"),

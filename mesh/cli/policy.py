@@ -21,7 +21,14 @@ from mesh.cli.suggestion import Suggestion, suggest
 from mesh.model.api import EndpointInfo, ResourceView, SeenRow
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.errors import ControlError
-from mesh.model.resources import KINDS, DefaultPolicy, Resource
+from mesh.model.resources import (
+    AuthorizationPolicy,
+    DefaultPolicy,
+    Endpoint,
+    PolicyPlugin,
+    Resource,
+    TrafficPolicy,
+)
 
 COLUMNS = (
     Column("CHANGE", lambda row: changed(row)),
@@ -34,6 +41,9 @@ COLUMNS = (
     Column("THEN", attribute("after")),
     Column("WHY", attribute("why"), wide=True),
 )
+COUNT: dict[str, type[Resource]] = {
+    kind.kind: kind for kind in (AuthorizationPolicy, DefaultPolicy, Endpoint, PolicyPlugin, TrafficPolicy)
+}
 SINCE = click.option(
     "--since", type=Duration(), default="1h", show_default=True, help="Only traffic that was seen since; 0: all of it."
 )
@@ -75,10 +85,9 @@ def suggest_command(
     rows = recorded(api, since, service or "", namespace or "")
     if not rows:
         raise ControlError("no traffic was seen: there is nothing to write policies from")
-    defaults = [each for each in resources(api, DefaultPolicy.kind) if isinstance(each, DefaultPolicy)]
     endpoints = msgspec.json.decode(api.ask("GET", "/api/v1/endpoints"), type=list[EndpointInfo])
     existing = {f"{each.namespace}/{each.service}" for each in endpoints}
-    found = suggest(rows, defaults=defaults, close=service is None, existing=existing)
+    found = suggest(rows, policies=resources(api), close=service is None, existing=existing)
     click.echo(as_documents(found) if output == "yaml" else as_json(as_values(found)), nl=False)
     return 0
 
@@ -130,14 +139,14 @@ def recorded(api: Api, since: float, service: str = "", namespace: str = "") -> 
     return msgspec.json.decode(api.ask("GET", "/api/v1/seen", params=params), type=list[SeenRow])
 
 
-def resources(api: Api, kind: str = "") -> list[Resource]:
-    """What is in force, of one kind or of all."""
-    answer = api.ask("GET", "/api/v1/resources", params={"kind": kind} if kind else None)
+def resources(api: Api) -> list[Resource]:
+    """What is in force and counts when requests are judged."""
+    answer = api.ask("GET", "/api/v1/resources")
     found: list[Resource] = []
     for view in msgspec.json.decode(answer, type=list[ResourceView]):
-        if view.spec and view.kind in KINDS:  # an empty one is of a file that was refused
+        if view.spec and view.kind in COUNT:  # an empty one is of a file that was refused
             metadata = msgspec.to_builtins(view.metadata)
-            found.append(msgspec.convert({"metadata": metadata, "spec": view.spec}, KINDS[view.kind]))
+            found.append(msgspec.convert({"metadata": metadata, "spec": view.spec}, COUNT[view.kind]))
     return found
 
 

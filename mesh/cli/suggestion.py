@@ -21,6 +21,7 @@ import msgspec
 
 from mesh.model.api import SeenRow
 from mesh.model.authorization import Action, Default, Operation, Source
+from mesh.model.compose_access import concerns
 from mesh.model.identity import Identity, parse
 from mesh.model.resources import (
     AuthorizationPolicy,
@@ -28,6 +29,7 @@ from mesh.model.resources import (
     DefaultPolicy,
     DefaultPolicySpec,
     Metadata,
+    Resource,
     Target,
     TargetKind,
 )
@@ -64,22 +66,28 @@ class Suggestion(NamedTuple):
 
 
 def suggest(
-    rows: Iterable[SeenRow], *, defaults: Sequence[DefaultPolicy] = (), close: bool = True, existing: Iterable[str] = ()
+    rows: Iterable[SeenRow],
+    *,
+    policies: Sequence[Resource] = (),
+    close: bool = True,
+    existing: Iterable[str] = (),
 ) -> Suggestion:
     """What to apply so that all that was let through in `rows` goes on, and nothing else.
 
-    With `close`, each namespace in which something was seen is told to deny the rest: the one of `defaults` that is for
-    it, if there is one, changed so. `existing` are the services (`namespace/name`) that there are.
+    With `close`, each namespace in which something was seen is told to deny the rest: the DefaultPolicy that is for it,
+    if there is one, changed so. `policies` are those in force, `existing` the services (`namespace/name`) that there
+    are.
     """
     found: dict[tuple[str, str], list[SeenRow]] = {}
     for row in rows:
         found.setdefault((row.namespace, row.service), []).append(row)
-    policies: list[Suggested] = []
+    suggested: list[Suggested] = []
     notes: list[str] = []
     taken: dict[str, set[str]] = {}
     for (namespace, service), seen in sorted(found.items()):
         written = _for_service(namespace, service, seen, taken.setdefault(namespace, set()))
-        policies += written
+        suggested += written
+        notes += _still_open(namespace, service, policies, {each.policy.metadata.name for each in written})
         if not written:
             notes.append(f"{service}.{namespace}: nobody who proved an identity was let through; it gets no policy")
             notes += [f"  {line}" for line in _left_out(seen)]
@@ -87,8 +95,8 @@ def suggest(
         for namespace in sorted({namespace for namespace, _ in found}):
             silent = [name for name in sorted(existing) if name.startswith(f"{namespace}/")]
             silent = [name for name in silent if tuple(name.split("/")) not in found]
-            policies += _closed(namespace, defaults, silent)
-    return Suggestion(tuple(policies), tuple(notes))
+            suggested += _closed(namespace, policies, silent)
+    return Suggestion(tuple(suggested), tuple(notes))
 
 
 # --- one service -----------------------------------------------------------------------------------------------------
@@ -279,10 +287,27 @@ def _folders(pattern: str) -> list[str]:
 # --- what nobody was seen to need ------------------------------------------------------------------------------------
 
 
-def _closed(namespace: str, defaults: Sequence[DefaultPolicy], silent: Sequence[str]) -> list[Suggested]:
+def _still_open(namespace: str, service: str, policies: Sequence[Resource], new: set[str]) -> list[str]:
+    """Policies in force that allow something at a service and stay as they are."""
+    kept = []
+    for each in policies:
+        if isinstance(each, AuthorizationPolicy) and each.spec.action is Action.ALLOW:
+            home, name = each.metadata.namespace, each.metadata.name
+            is_new = home == namespace and name in new
+            # Which workloads are behind the service is not known here: those of its namespace may be.
+            names = (service,) if each.spec.target.kind is TargetKind.SERVICE else (each.spec.target.name,)
+            if not is_new and concerns(each, namespace, names, each.spec.target.name):
+                kept.append(f"{home}/{name}")
+    told = ", ".join(sorted(kept)[:TOLD]) + (", ..." if len(kept) > TOLD else "")
+    return [f"{service}.{namespace}: what these allow stays allowed: {told}"] if kept else []
+
+
+def _closed(namespace: str, policies: Sequence[Resource], silent: Sequence[str]) -> list[Suggested]:
     target = Target(TargetKind.NAMESPACE)
     policy = DefaultPolicy(Metadata(f"{NAME}-default", namespace), DefaultPolicySpec(target, Default.DENY))
-    for each in defaults:
+    for each in policies:
+        if not isinstance(each, DefaultPolicy):
+            continue
         if each.metadata.namespace == namespace and each.spec.target.kind is TargetKind.NAMESPACE:
             if each.spec.inbound is Default.DENY:
                 return []

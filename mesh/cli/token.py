@@ -34,7 +34,12 @@ class Age(click.ParamType[float]):
 
 @click.group(name="token")
 def command() -> None:
-    """Make tokens that open less of the API than the admin's."""
+    """Make tokens that open less of the API than the admin's.
+
+    \b
+    Example:
+      conduit token create --role view --name ci --expires 30d
+    """  # noqa: D301 -- click reads the \b
 
 
 @command.command(name="create")

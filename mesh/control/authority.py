@@ -4,16 +4,13 @@ Rules:
 - A set of files takes the place of the one before only if it is good as a whole (issuer.py). One that is not is logged
   once, is shown (`problem`), and leaves what was good in force. Whoever replaces three files writes three times: a set
   is looked at once two looks in a row saw the same.
-- The control plane's certificate is made here, from the same issuer, with a key that is in memory alone but for the
-  moment in which OpenSSL reads it. It is renewed like anybody's: at 70 % of its life, or when the issuer is another.
+- The control plane's certificate is made here, from the same issuer, with a key that is in memory alone. It is renewed like anybody's: at 70 % of its life, or when the issuer is another.
   Connections keep the certificate that they began with.
 """
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +22,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.control.files import stat
-from mesh.control.issuer import Certificate, NotSigned, TrustFiles, read, subject
+from mesh.control.issuer import SKEW_SECONDS, Certificate, Issuer, NotSigned, TrustFiles, read, subject
 from mesh.control.issuer import fingerprint as fingerprint_of
 from mesh.model.api import CertificateInfo
 from mesh.model.errors import ConfigError
 from mesh.model.identity import TRUST_DOMAIN, Identity
+from mesh.wire.tls import Pem, TlsError, client_context_of, prove, server_context_of
 
 LOOK_SECONDS = 0.2
 LIFETIME = 24 * 3600.0
@@ -61,7 +59,7 @@ class Authority:
         self._files, self._log, self._clock = files, log, clock
         self._hosts = tuple(dict.fromkeys((*LOCAL, *(host.lower() for host in hosts if host))))
         self._seen = self._settling = self._stats()
-        self.issuer = read(files, clock())
+        self.issuer = checked(files, clock())
         self._renew_at = 0.0
         self._serve_anew()
 
@@ -117,10 +115,14 @@ class Authority:
 
     def _take(self) -> None:
         try:
-            newer = read(self._files, self._clock())
+            newer = checked(self._files, self._clock())
         except ConfigError as error:
             self.problem = str(error)
             self._log.error("trust refused", file=error.file, field=error.field, reason=error.reason)
+            return
+        except Exception as exc:  # noqa: BLE001 - a certificate that trips us up must not end the control plane
+            self.problem = f"cannot be understood: {type(exc).__name__}: {exc}"
+            self._log.exception("trust not understood")
             return
         self.problem = ""
         same_issuer = newer.fingerprint == self.issuer.fingerprint
@@ -142,27 +144,34 @@ class Authority:
             return
         self._renew_at = now + (min(signed.not_after, now + self.lifetime) - now) * RENEW_AT
         self._own = x509.load_pem_x509_certificate(signed.chain.encode())
-        self._context = server_context(signed.chain, key)
+        self._context = server_context(pem_of(self.issuer, signed, key))
 
 
-def server_context(chain: str, key: ec.EllipticCurvePrivateKey) -> ssl.SSLContext:
-    """TLS 1.2 and above for the port; nothing is resumed and nothing renegotiated."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    context.num_tickets = 0
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
-    context.set_alpn_protocols(["http/1.1"])
+def checked(files: TrustFiles, now: float) -> Issuer:
+    """The issuer that the files make, once OpenSSL too believes what it signs; raises ConfigError."""
+    issuer = read(files, now)
+    key = ec.generate_private_key(ec.SECP256R1())
+    try:
+        pem = pem_of(issuer, issuer.sign_server(key.public_key(), LOCAL, now, SKEW_SECONDS), key)
+        prove(server_context_of(pem, alpn=()), client_context_of(pem, ()))
+    except (NotSigned, TlsError, ConfigError) as exc:
+        reason = f"what it signs would be refused: {exc}"
+        raise ConfigError(reason, file=str(files.issuer), field="issuer") from exc
+    return issuer
+
+
+def pem_of(issuer: Issuer, signed: Certificate, key: ec.EllipticCurvePrivateKey) -> Pem:
+    """All that TLS with a certificate needs."""
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    descriptor, name = tempfile.mkstemp()  # 0600; OpenSSL reads keys from files alone
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(chain.encode() + private)
-        context.load_cert_chain(name)
-    finally:
-        os.unlink(name)
+    return Pem(signed.chain, private.decode(), issuer.anchors_pem)
+
+
+def server_context(pem: Pem) -> ssl.SSLContext:
+    """For the port, whose clients show tokens instead of certificates: TLS 1.2 and above, and nothing is resumed."""
+    context = server_context_of(pem, alpn=["http/1.1"])
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 

@@ -25,7 +25,7 @@ from mesh.control.routes import Answer, Query, Refusal, Request, Route, answer, 
 from mesh.control.tokens import Role
 from mesh.model import identity
 from mesh.model.api import Problem
-from mesh.model.explain import Ask, Question, Step, Trace, verdict
+from mesh.model.explain import Ask, Question, Step, Trace, deciding, verdict
 from mesh.model.resources import Endpoint
 
 PATH = "/api/v1/explain"
@@ -36,6 +36,8 @@ PROTOCOLS = ("http", "grpc", "tcp")
 MAX_TEXT = 8_192
 """Characters of a path or of a header's value."""
 MAX_HEADERS = 100
+MOST_OTHERS = 4
+"""Workloads, beside the one that likeliest gets a request, that are asked whether they would treat it alike."""
 DEFAULT_NAMESPACE = "default"
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 """RFC 9110 section 5.6.2: a method, or the name of a field."""
@@ -187,7 +189,26 @@ class ExplainApi:
             source=question.source,
         )
         there = self._at(onward.address)
-        return traced((*steps, *await self._beyond(there, further, onward.address)), question)
+        beyond = await self._beyond(there, further, onward.address)
+        others = await self._others(steps, there, further, verdict(beyond))
+        return traced((*steps, *others, *beyond), question)
+
+    async def _others(self, steps: tuple[Step, ...], first: Link | None, question: Question, said: str) -> list[Step]:
+        """A step for each workload that may get the request instead, and would treat it in another way: policy may be
+        for one of those behind a service alone."""
+        asked = {first.workload} if first is not None else set()
+        told = []
+        for address in [step.address for step in steps if step.address]:
+            link = self._at(address)
+            if link is None or link.workload in asked or len(asked) > MOST_OTHERS:
+                continue
+            asked.add(link.workload)
+            answer = await self._beyond(link, question, address)
+            if verdict(answer) != said:
+                step = answer[deciding(answer)]
+                detail = f"at {address} it would be {verdict(answer)}: {step.detail}"
+                told.append(Step("endpoint", "differs", detail, step.by, step.where))
+        return told
 
     async def _asked(self, link: Link, question: Question) -> tuple[Step, ...]:
         """The caller's steps. A proxy that has to be told first what a service is, is asked until it knows."""

@@ -133,7 +133,7 @@ def read(files: TrustFiles, now: float) -> Issuer:
         check_ca(anchor, files.anchors, "anchors")
     chain = path_to(anchors, certificates(files.issuer, "issuer"), files.issuer, now)
     key = private_key(files.key)
-    if public_bytes(key.public_key()) != public_bytes(chain[0].public_key()):
+    if public_bytes(key.public_key()) != public_bytes(certified(chain[0], files.issuer)):
         raise ConfigError(f"is not the key of {files.issuer}", file=str(files.key), field="key")
     return Issuer(anchors, chain, key)
 
@@ -181,6 +181,17 @@ def private_key(path: Path) -> PrivateKey:
         raise ConfigError("is of no kind that we sign with: EC, Ed25519 or RSA", file=str(path), field="key")
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size not in RSA_BITS:
         raise ConfigError(f"is an RSA key of {key.key_size} bits: 2048 at least", file=str(path), field="key")
+    return key
+
+
+def certified(certificate: x509.Certificate, file: Path) -> PublicKey:
+    """The key of what is to sign; raises ConfigError where it is of no kind that we know."""
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise ConfigError("has a key that cannot be read", file=str(file), field="issuer") from exc
+    if not isinstance(key, PublicKey):
+        raise ConfigError("has a key of no kind that signs here: EC, Ed25519 or RSA", file=str(file), field="issuer")
     return key
 
 
@@ -309,10 +320,9 @@ def general_name(host: str) -> x509.GeneralName:
         raise NotSigned(f"{host!r:.80} is neither a name nor an address") from exc
 
 
-def public_bytes(key: object) -> bytes:
+def public_bytes(key: PublicKey) -> bytes:
     """A public key's DER, to compare."""
-    found: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
-    return found
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def ended(certificate: x509.Certificate, now: float) -> bool:

@@ -287,14 +287,17 @@ def view_of(cluster: Cluster, trust_domain: str) -> View:
         view = WorkloadView(name, home, service, who.account, str(who), frozen(labels), frozen(notes))
         found[ServiceKey(home, name)] = view
     workloads = tuple(found[key] for key in sorted(found))
-    services = tuple(
-        ServiceView(
-            key.name, key.namespace, tuple(w.name for w in workloads if cluster.serves(key, w.namespace, w.name))
-        )
-        for key in cluster.services()
-    )
+    services = tuple(ServiceView(key.name, key.namespace, behind(cluster, key)) for key in cluster.services())
     namespaces = {workload.namespace for workload in workloads} | {service.namespace for service in services}
     return View(workloads, services, tuple(sorted(namespaces)))
+
+
+def behind(cluster: Cluster, service: ServiceKey) -> tuple[str, ...]:
+    """The names of the workloads behind a service."""
+    members = cluster.members(service)
+    if members is None:
+        return ()
+    return tuple(sorted({w.metadata.name for w in members.workloads} | {e.spec.workload for e in members.endpoints}))
 
 
 def write_whole(path: Path, content: bytes) -> None:

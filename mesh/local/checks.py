@@ -57,6 +57,8 @@ class Facts(msgspec.Struct, frozen=True):
     edges: Sequence[Edge]
     unreachable: Mapping[str, str]
     """Endpoint (`workload at address`) -> why it does not accept."""
+    unready: Mapping[str, str]
+    """Proxy -> why it is not ready, for those of this machine, which can be asked."""
     expiry_warning: float
     """Seconds: roots and issuers that end sooner are worth a warning."""
 
@@ -125,6 +127,8 @@ def proxies(facts: Facts) -> Iterator[Check]:
                 missing.append(f"{count} of {wanted} of {view.metadata.name}.{view.metadata.namespace}")
     told = [f"{counted(len(facts.proxies), 'proxy', 'proxies')}"]
     yield verdict(category, "are connected", missing, Status.FAILED, hint, good=told)
+    unready = [f"{proxy}: {why}" for proxy, why in facts.unready.items()]
+    yield verdict(category, "are ready", unready, Status.FAILED, "until then they serve nobody; their logs say more")
     nacks = [
         f"{proxy.proxy} refused {name or 'its settings'}: {why}"
         for proxy in facts.proxies
@@ -148,7 +152,9 @@ def certificates(facts: Facts) -> Iterator[Check]:
     if identity.issuer is None:
         return
     category = "certificates"
-    without = [one.proxy for one in identity.proxies if not one.not_after]
+    # Of one that serves nobody, and got its certificate from a control plane before this one, nothing can be seen.
+    serving = {proxy.proxy for proxy in facts.proxies if proxy.inbound}
+    without = [one.proxy for one in identity.proxies if not one.not_after and one.proxy in serving]
     hint = "it can neither be called nor call others in the mesh; its log says why it has none"
     yield verdict(category, "each proxy has one", without, Status.FAILED, hint)
     late = [

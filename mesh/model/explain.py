@@ -36,7 +36,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     where: str = ""
     """The workload whose proxy says so, `name.namespace`; empty: the control plane."""
     verdict: str = ""
-    """Where it ends here: denied | refused. Empty: it goes on."""
+    """Where it ends here: denied | refused | unknown. Empty: it goes on."""
     address: str = ""
     """Of an endpoint that may get it."""
     onward: Question | None = None
@@ -62,7 +62,8 @@ class Happened(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """All steps, the caller's first. `verdict`: allowed | denied | refused (no route, no endpoint...)."""
+    """All steps, the caller's first. `verdict`: allowed | denied (by policy) | refused (no route, no endpoint...) |
+    unknown (the proxy that decides could not be asked)."""
 
     verdict: str
     steps: tuple[Step, ...]

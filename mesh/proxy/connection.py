@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 HELLO = b"\x16"
 """First byte of TLS (RFC 8446 section 5.1)."""
+SPOKEN = frozenset((Protocol.HTTP1, Protocol.HTTP2))
+"""What a service may be said to speak, so that nothing else is passed to it."""
 EARLY = 0.1
 """Seconds of a client's silence after which the application is dialled, in case it is the one that speaks first."""
 LINGER_READS = 16
@@ -98,6 +100,8 @@ class Connection:
                 if found is None:
                     return
                 verdict, data, early = found
+                if verdict is Verdict.OPAQUE and target is not None and target.spec.protocol in SPOKEN:
+                    verdict = Verdict.HTTP1  # its parser refuses it: as opaque bytes it would get past all that decides
                 if verdict not in (Verdict.HTTP1, Verdict.HTTP2):
                     await self._tunnel(target, data, early)
                     return
@@ -172,7 +176,8 @@ class Connection:
                 if strict:
                     raise TlsError("not_mesh", f"it asks for {host or 'nobody'}")
             elif strict and data:
-                self._how.shared.reports.refuse("plain_text", self.listener.direction)
+                cut = sniff(data) is Verdict.MORE
+                self._how.shared.reports.refuse("tls_handshake_eof" if cut else "plain_text", self.listener.direction)
                 raise Ended
         return data, None
 

@@ -319,7 +319,7 @@ class _Walk:
 
     def _decided(self, stage: str, decision: Decision) -> bool:
         if decision.audited:
-            detail = f"{decision.audited} only audits: it notes this request and lets it pass"
+            detail = f"{decision.audited} only audits: this is noted, and decides nothing"
             self._say(stage, "audited", detail, by=decision.audited)
         if decision.allowed:
             return self._say(stage, "allowed", decision.why, by=decision.by)

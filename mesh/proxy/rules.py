@@ -89,6 +89,7 @@ class _Calls:
 
 
 def any_holds(operations: list[CompiledOperation], method: bytes, path: bytes, grpc: bool) -> bool:
+    """Whether one of them does; `path` is comparable."""
     for operation in operations:  # noqa: SIM110  # a generator costs what the rest does
         if operation.holds(method, path, grpc):
             return True

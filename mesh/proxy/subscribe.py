@@ -318,7 +318,8 @@ class Subscriptions:
             self._log("control_plane_lost", str(self._line), reason)
         self.connected = False
         self.reason = reason
-        self._found = trio.Event()
+        if self._found.is_set():  # else it is what `sign` waits for already
+            self._found = trio.Event()
         if self._signing is not None:
             self._signing.end(ControlError(f"the control stream ended: {reason}"))
         self._tapping.clear()

@@ -30,11 +30,12 @@ OVERFLOW = "(overflow)"
 """The protocol of what was counted together."""
 
 KEY = re.compile(
-    r"[0-9]+|[0-9a-fA-F]{16,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+    r"[0-9]+|[A-Za-z0-9_.-]*[0-9]{4}[A-Za-z0-9_.-]*|[0-9a-fA-F]{16,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|(?=[^A-Za-z]*[A-Za-z])(?=[^0-9]*[0-9][^0-9]*[0-9]|(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])[^0-9]*[0-9])"
     r"[A-Za-z0-9_+-]{16,}={0,2}"
 )
-"""A segment of a path that is a key: a random word has letters and two digits, or both sorts of letters and one."""
+"""A segment of a path that is a key: a number, alone or of four digits in a word (`order-2041`), a UUID, or a random
+word, which has letters and two digits, or both sorts of letters and one."""
 LONGEST_SEGMENT = 64
 ANY = "*"
 
@@ -137,10 +138,7 @@ def template(path: str, cut: bool = False) -> str:
     last segment would have been is not known."""
     segments = path.split("/")
     for index, segment in enumerate(segments):
-        size = len(segment)
-        if size > LONGEST_SEGMENT or (
-            size > 0 and (size >= 16 or "0" <= segment[0] <= "9") and KEY.fullmatch(segment) is not None
-        ):
+        if len(segment) > LONGEST_SEGMENT or KEY.fullmatch(segment) is not None:
             segments[index] = ANY
     if cut:
         segments[-1] = ANY

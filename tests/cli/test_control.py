@@ -71,7 +71,7 @@ def trust(tmp_path: Path) -> list[str]:
 
 
 async def test_with_trust_the_port_speaks_tls(processes: Callable, tmp_path: Path, trust: list[str]) -> None:
-    """Both ways on loopback, where the page for people is plain; the trust domain and the lifetime are what was said."""
+    """Both ways on loopback, where the page for people is plain; trust domain and lifetime are what was said."""
     (tmp_path / "mesh.yaml").write_text(MESH)
     words = [
         "control",

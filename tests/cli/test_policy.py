@@ -1,5 +1,6 @@
 """conduit policy: what it asks for, what it prints, and how it ends."""
 
+import datetime
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,9 +131,13 @@ def test_suggest_follows_the_default_that_is_there(plane, conduit):
     plane.views = [
         view("DefaultPolicy", "ours", target={"kind": "Namespace"}, inbound="audit", tls="strict"),
         view("DefaultPolicy", "wrong", accepted=False),
+        view("FromTheFuture", "x", what="ever"),
     ]
+    created = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    metadata = Metadata("ours", "demo", {"a": "b"}, created=created)
+    plane.views[0] = msgspec.structs.replace(plane.views[0], metadata=metadata)
     [_, default] = yaml.safe_load_all(conduit("policy", "suggest").out)
-    assert default["metadata"]["name"] == "ours"
+    assert (default["metadata"]["name"], default["metadata"]["labels"]) == ("ours", {"a": "b"})
     assert default["spec"] == {"target": {"kind": "Namespace"}, "inbound": "deny", "tls": "strict"}
 
 

@@ -14,6 +14,7 @@ from mesh.model.compose_access import authorization
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.resources import (
     AuthorizationPolicy,
+    AuthorizationPolicySpec,
     DefaultPolicy,
     DefaultPolicySpec,
     Metadata,
@@ -268,11 +269,32 @@ def test_a_namespace_that_has_a_default_keeps_the_rest_of_it():
         Target(TargetKind.NAMESPACE), Default.AUDIT, tls=Strictness.STRICT, networks=("10.0.0.0/8",)
     )
     ours = DefaultPolicy(Metadata("ours", "demo"), spec)
-    changed = suggest([row()], defaults=[ours]).policies[1].policy
+    changed = suggest([row()], policies=[ours]).policies[1].policy
     assert changed.metadata.name == "ours"
     assert changed.spec == msgspec.structs.replace(spec, inbound=Default.DENY)
-    assert len(suggest([row()], defaults=[changed]).policies) == 1
+    assert len(suggest([row()], policies=[changed]).policies) == 1
     assert len(suggest([row()], close=False).policies) == 1
+
+
+def test_policies_that_stay_in_force_are_told():
+    """What another policy allows goes on being allowed: the suggestion alone is not the whole truth."""
+
+    def policy(name, target, action=Action.ALLOW, namespace="demo"):
+        return AuthorizationPolicy(Metadata(name, namespace), AuthorizationPolicySpec(target, action))
+
+    votes, words = Target(TargetKind.SERVICE, "votes"), Target(TargetKind.SERVICE, "words")
+    policies = [
+        policy("old", votes),
+        policy("wide", Target(TargetKind.NAMESPACE)),
+        policy("v1", Target(TargetKind.WORKLOAD, "votes-v1")),
+        policy("seen-votes", votes),
+        policy("other", words),
+        policy("deny", votes, Action.DENY),
+        policy("far", Target(TargetKind.NAMESPACE), namespace="far"),
+    ]
+    assert suggest([row()], policies=policies).notes == (
+        "votes.demo: what these allow stays allowed: demo/old, demo/v1, demo/wide",
+    )
 
 
 def test_services_of_which_nothing_was_seen_are_told():

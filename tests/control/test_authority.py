@@ -6,6 +6,7 @@ import time
 import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mesh.control.authority import RENEW_AT, Authority, trust_files
 from mesh.control.issuer import NotSigned, TrustFiles
@@ -164,6 +165,15 @@ def test_the_three_files_come_together(tmp_path):
     assert trust_files(tmp_path, tmp_path, tmp_path) == TrustFiles(tmp_path, tmp_path, tmp_path)
     with pytest.raises(ConfigError, match=r"--issuer-cert and --issuer-key: needed"):
         trust_files(tmp_path, None, None)
+
+
+def test_an_issuer_that_openssl_does_not_believe_is_refused(tmp_path, log):
+    """What looks good to us and would be refused by every peer: here a root with a key that is too short for them."""
+    root = make("root", path_length=1, key=rsa.generate_private_key(65537, 1024))
+    issuer = make("issuer", root, path_length=0)
+    with pytest.raises(ConfigError, match="would be refused") as caught:
+        Authority(put(tmp_path / "trust", [root], [issuer], issuer.key_pem), log)
+    assert caught.value.field == "issuer"
 
 
 async def test_the_task_looks_by_itself(bench, nursery, autojump_clock):

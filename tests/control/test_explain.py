@@ -74,9 +74,11 @@ async def mesh(plane, until, nursery):
 
     await until(serves)
     plane.web, plane.words = Proxy((FOUND, CHOSEN)), Proxy((ALLOWED,))
-    async with connected(plane, until, nursery, "web", plane.web):
-        async with connected(plane, until, nursery, "words-v1", plane.words, inbound=(WORDS,)):
-            yield plane
+    async with (
+        connected(plane, until, nursery, "web", plane.web),
+        connected(plane, until, nursery, "words-v1", plane.words, inbound=(WORDS,)),
+    ):
+        yield plane
 
 
 async def explained(plane, **ask):
@@ -116,6 +118,28 @@ async def test_a_proxy_proves_its_own_account_alone(mesh):
     assert mesh.words.questions[-1].identity == ""
     await explained(mesh, **{"from": "web"}, to="words", identity=king)
     assert mesh.words.questions[-1].identity == king
+
+
+async def test_workloads_that_would_treat_it_otherwise_are_told(mesh, until, nursery):
+    """Policy may be for one of those behind a service alone; the likeliest decides the verdict."""
+    other = "127.0.0.1:7002"
+    mesh.put_endpoint("words-2", "words", other, workload="words-v2")
+
+    async def known():
+        return len(await mesh.get("/api/v1/endpoints")) == 2
+
+    await until(known)
+    mesh.web.steps = [(FOUND, replace(CHOSEN, outcome="candidate"), Step("endpoint", "candidate", address=other))]
+    v2 = Proxy((DENIED,))
+    async with connected(mesh, until, nursery, "words-v2", v2, inbound=(other,)):
+        trace = await explained(mesh, **{"from": "web"}, to="words")
+        assert trace.verdict == "allowed"
+        [differs] = [step for step in trace.steps if step.outcome == "differs"]
+        assert (differs.where, differs.by) == ("words-v2.demo", "demo/p")
+        assert f"at {other} it would be denied" in differs.detail
+        v2.steps = [(ALLOWED,)]
+        trace = await explained(mesh, **{"from": "web"}, to="words")
+        assert "differs" not in [step.outcome for step in trace.steps]
 
 
 async def test_what_ends_at_the_caller_is_asked_nobody_else(mesh):

@@ -14,7 +14,9 @@ async def test_every_route_is_in_it(plane):
     assert operations == {
         *[("GET", f"/api/v1/{name}") for name in ("version", "stat", "edges", "proxies", "endpoints", "openapi.json")],
         *[("GET", f"/api/v1/{name}") for name in ("stat/watch", "tap/watch", "proxies/connect")],
-        *[("GET", f"/api/v1/{name}") for name in ("identity", "audit", "seen", "explain")],
+        *[("GET", f"/api/v1/{name}") for name in ("audit", "authz", "identity", "seen")],
+        *[("GET", "/api/v1/explain"), ("POST", "/api/v1/explain")],
+        *[("GET", f"/api/v1/{name}") for name in ("identity", "audit", "seen", "explain", "authz")],
         ("POST", "/api/v1/explain"),
         *[("GET", everything), ("PUT", everything), ("GET", one), ("DELETE", one)],
         *[("GET", "/healthz"), ("GET", "/")],

@@ -3,22 +3,31 @@
 import pytest
 
 from mesh.control.cluster import Cluster, ServiceKey
-from mesh.control.plan import plan, resolve
+from mesh.control.plan import egress, plan, resolve
+from mesh.model.authorization import Action, Authorization, Default, Egress, EgressRule, Operation, Rule
 from mesh.model.config import Protocol, Timeouts
 from mesh.model.gateway import HTTPRouteRule, HTTPRouteSpec, ParentRef, WeightedBackendRef
 from mesh.model.resources import (
+    AuthorizationPolicy,
+    AuthorizationPolicySpec,
+    DefaultPolicy,
+    DefaultPolicySpec,
+    EgressPolicy,
+    EgressPolicySpec,
     Endpoint,
     EndpointSpec,
     Fault,
     FaultSpec,
     HTTPRoute,
     Metadata,
+    Target,
+    TargetKind,
     TrafficPolicy,
     TrafficPolicySpec,
     Workload,
     WorkloadSpec,
 )
-from mesh.model.traffic import Breaker, RateLimit, Traffic
+from mesh.model.traffic import Breaker, HealthCheck, RateLimit, Traffic
 
 
 @pytest.mark.parametrize(
@@ -151,3 +160,47 @@ def test_a_callers_own_route_holds_for_it_alone():
     assert backends(plan(cluster, "words", "demo")) == [("", 1, False)]
     assert backends(plan(cluster, "words.demo", "third")) == [("", 1, False)]
     assert backends(plan(cluster, "words.demo", "other")) == [("mine", 1, True)]
+
+
+def test_who_may_call_is_told_beside_the_application_alone():
+    """To the proxies of a workload behind the service: not to its callers, nor to its namesake in another namespace."""
+    service = Target(TargetKind.SERVICE, "words")
+    cluster = cluster_of(
+        workload("words-v1", Protocol.DETECT),
+        endpoint("e", "127.0.0.1:1"),
+        policy(health=HealthCheck(path="/h")),
+        AuthorizationPolicy(Metadata("may", "demo"), AuthorizationPolicySpec(service)),
+        AuthorizationPolicy(Metadata("may", "elsewhere"), AuthorizationPolicySpec(service)),
+        DefaultPolicy(
+            Metadata("word", "conduit"), DefaultPolicySpec(Target(TargetKind.MESH), inbound=Default.ALL_AUTHENTICATED)
+        ),
+    )
+    told = plan(cluster, "words", "demo", "words-v1", trust_domain="mesh.example")
+    assert told.authorization == Authorization(
+        default=Default.ALL_AUTHENTICATED,
+        default_from="conduit/word",
+        rules=(Rule("demo/may"),),
+        probes=(Operation(("GET", "HEAD"), ("/h",)),),
+        trust_domain="mesh.example",
+    )
+    for asking in (("demo", ""), ("demo", "web"), ("elsewhere", "words-v1")):
+        assert plan(cluster, "words.demo", *asking).authorization is None
+
+
+def test_egress():
+    """A workload's own policies, those of the services that it is behind, and of its namespace."""
+    targets = {
+        "a": Target(TargetKind.WORKLOAD, "words-v1"),
+        "b": Target(TargetKind.SERVICE, "words"),
+        "c": Target(TargetKind.NAMESPACE),
+        "d": Target(TargetKind.SERVICE, "web"),
+    }
+    policies = [EgressPolicy(Metadata(name, "demo"), EgressPolicySpec(target)) for name, target in targets.items()]
+    word = DefaultPolicySpec(Target(TargetKind.NAMESPACE), egress=Action.DENY)
+    cluster = cluster_of(
+        workload("words-v1", Protocol.DETECT), *policies, DefaultPolicy(Metadata("word", "demo"), word)
+    )
+    rules = (EgressRule("demo/a"), EgressRule("demo/b"), EgressRule("demo/c"))
+    assert egress(cluster, ServiceKey("demo", "words-v1")) == Egress(Action.DENY, "demo/word", rules)
+    assert egress(cluster, ServiceKey("demo", "web")) == Egress(Action.DENY, "demo/word", rules[2:])
+    assert egress(cluster, ServiceKey("other", "words-v1")) == Egress()

@@ -7,14 +7,19 @@ import httpx
 import msgspec
 import pytest
 import trio
+from cryptography import x509
 from trio_websocket import ConnectionClosed, ConnectionRejected
 
+from mesh.control.issuer import fingerprint
 from mesh.control.run import serve
+from mesh.control.tokens import proxy_token
 from mesh.model.config import ControlLink
 from mesh.model.errors import ConfigError
 from mesh.model.push import MAX_MESSAGE, FromControl, Hello, Refused, Welcome
 from mesh.model.reports import SeriesDelta, SeriesKey
 from mesh.proxy.subscribe import Subscriptions
+
+from .authorities import a_good_set, csr
 
 POLICY = """
 ---
@@ -28,13 +33,13 @@ spec: {service: words, timeouts: {request: %s}}
 class Proxy:
     """A proxy's subscriptions, and what of them is in force."""
 
-    def __init__(self, url, **options):
+    def __init__(self, url, *, anchors="", token="secret", **options):
         self.services = {}
         self.settings = []
         self.refuse = ""
         self.drained = 0
         self.subscriptions = Subscriptions(
-            ControlLink(url, "secret", "words-v1", "demo"),
+            ControlLink(url, token, "words-v1", "demo", str(anchors)),
             applier=self,
             reports=self,
             taps=self,
@@ -258,3 +263,44 @@ async def test_further_hosts_and_ipv6(start_plane):
     async with start_plane(listen="[::1]:0") as plane:
         assert plane.url.startswith("http://[::1]:")
         await plane.get("/api/v1/version")
+
+
+async def test_a_proxy_over_tls_gets_certificates_and_the_new_roots(secure_plane, nursery, trust):
+    """By its own token: the certificate names its account and chains to the roots; when these are others it is told."""
+    token = proxy_token("secret", "words-v1", "demo", "writer")
+    proxy = Proxy(secure_plane.url, anchors=trust.anchors, token=token)
+    await nursery.start(proxy.subscriptions.run)
+    await proxy.until(lambda: proxy.settings)
+    assert proxy.settings[-1].anchors == trust.anchors.read_text()
+    with trio.fail_after(30):
+        signed = await proxy.subscriptions.sign(csr())
+    leaf, issuer = x509.load_pem_x509_certificates(signed.chain.encode())
+    leaf.verify_directly_issued_by(issuer)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == [
+        "writer.demo.serviceaccount.identity.cluster.local",
+        "spiffe://cluster.local/ns/demo/sa/writer",
+    ]
+    assert signed.issuer == fingerprint(issuer) == proxy.settings[-1].issuer
+    before = len(proxy.settings)
+    a_good_set(trust.anchors.parent, "another")
+    await proxy.until(lambda: len(proxy.settings) > before)
+    assert proxy.settings[-1].issuer != signed.issuer
+    with trio.fail_after(30):
+        assert (await proxy.subscriptions.sign(csr())).issuer == proxy.settings[-1].issuer
+    assert proxy.subscriptions.connected
+
+
+async def test_another_workloads_token_opens_no_stream(secure_plane, nursery, trust):
+    """The proxy is told why, and keeps trying; nothing is told to it."""
+    proxy = Proxy(secure_plane.url, anchors=trust.anchors, token=proxy_token("secret", "web", "demo", "words-v1"))
+    await nursery.start(proxy.subscriptions.run)
+    await proxy.until(lambda: "this token is for the proxies of web.demo" in proxy.subscriptions.reason)
+    assert proxy.settings == []
+
+
+async def test_bad_trust_at_the_start_is_an_error(tmp_path, trust):
+    """Before it listens."""
+    trust.key.write_text("nonsense")
+    with pytest.raises(ConfigError, match="no PEM private key"):
+        await serve(sources=[], state=tmp_path / "state", listen="127.0.0.1:0", token="t", trust=trust)

@@ -171,6 +171,37 @@ async def test_proxies_never_speak_plain(secure_plane, tmp_path):
             assert heard[1].anchors == secure_plane.anchors.read_text()
 
 
+UPGRADE = (
+    b"GET /api/v1/stat/watch HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n"
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+CLOSE, PING = b"\x88\x82\0\0\0\0\x03\xe8", b"\x89\x84\0\0\0\0ping"
+
+
+@pytest.mark.parametrize(
+    "frames", [CLOSE + PING, PING * 50 + CLOSE, b"\xff" * 100, b""], ids=["late", "many", "junk", "cut"]
+)
+@pytest.mark.parametrize("polite", [True, False])
+async def test_whatever_a_websocket_inside_tls_says_ends_that_one_alone(start_plane, trust, frames, polite):
+    """A ping during the close, floods, garbage, a connection that is cut: a proxy's stream beside it lives on."""
+    hello = msgspec.json.encode(Hello("web", "demo", "web/h/1", "0.1")).decode()
+    async with (
+        start_plane(trust=trust, heartbeat=0.02) as plane,
+        plane.websocket("/api/v1/proxies/connect") as honest,
+    ):
+        await honest.send_message(hello)
+        stream = await connected(plane, plane.context)
+        await stream.send_all(UPGRADE)
+        assert b" 101 " in await stream.receive_some()
+        await stream.send_all(frames)
+        await (stream.aclose() if polite else trio.aclose_forcefully(stream))
+        with trio.fail_after(30):
+            for _ in range(5):
+                assert await honest.get_message()
+        await plane.get("/api/v1/version")
+
+
 async def test_rotation_drops_no_connection(secure_plane, trust, until):
     """With another root and issuer, connections that are there go on, and new ones get the new certificate."""
     async with await connected(secure_plane, secure_plane.context) as stream:

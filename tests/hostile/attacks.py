@@ -367,4 +367,9 @@ HTTP1: dict[str, Attack] = {
         *(slow_read_http1, pipelining),
     )
 }
-ATTACKS: dict[str, Attack] = {**HTTP2, **HTTP1, "many_connections": many_connections, "half_handshakes": half_handshakes}
+ATTACKS: dict[str, Attack] = {
+    **HTTP2,
+    **HTTP1,
+    "many_connections": many_connections,
+    "half_handshakes": half_handshakes,
+}

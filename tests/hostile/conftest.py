@@ -1,6 +1,7 @@
 """A proxy under attack, the application behind it, an honest client beside the attacker, and what must hold after."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -135,15 +136,31 @@ def starting(run: Run, free_port: Callable[[], int], tmp_path_factory: pytest.Te
     return starter(tmp_path_factory.mktemp("proxies"), free_port, run)
 
 
-@pytest.fixture(scope="session", params=CODECS)
-def target(request: pytest.FixtureRequest, starting: Starter, origin: int) -> Target:
-    """A proxy with each HTTP/2 codec in turn, one for all tests."""
-    service = {"protocol": "http1", "endpoints": [f"127.0.0.1:{origin}"]}
-    entry = {"forward": f"127.0.0.1:{origin}", "protocol": "http1"}
-    sidecar = starting({"web": service}, inbound=[entry], limits=LIMITS, codec=request.param)
-    target = Target(sidecar, origin)
-    trio.run(warm, target.inbound)
-    return target
+@pytest.fixture(scope="session")
+def targets(starting: Starter, origin: int) -> Callable[[str], Target]:
+    """Call it with an HTTP/2 codec's name for the proxy that has it, one for all tests."""
+
+    @functools.cache
+    def of(codec: str) -> Target:
+        service = {"protocol": "http1", "endpoints": [f"127.0.0.1:{origin}"]}
+        entry = {"forward": f"127.0.0.1:{origin}", "protocol": "http1"}
+        target = Target(starting({"web": service}, inbound=[entry], limits=LIMITS, codec=codec), origin)
+        trio.run(warm, target.inbound)
+        return target
+
+    return of
+
+
+@pytest.fixture(params=CODECS)
+def target(request: pytest.FixtureRequest, targets: Callable[[str], Target]) -> Target:
+    """A proxy with each HTTP/2 codec in turn."""
+    return targets(request.param)
+
+
+@pytest.fixture
+def plain(targets: Callable[[str], Target]) -> Target:
+    """The proxy with the usual codec."""
+    return targets(CODECS[0])
 
 
 async def warm(port: int) -> None:

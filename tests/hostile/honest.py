@@ -61,7 +61,9 @@ class Honest1(Honest):
         data = b""
         while not data.endswith(b"\r\n\r\nok"):
             data += await self.receive()
-            if not b"HTTP/1.1 200".startswith(data[:12]):
+            while data.startswith(b"HTTP/1.1 103") and b"\r\n\r\n" in data:
+                data = data.partition(b"\r\n\r\n")[2]
+            if not b"HTTP/1.1 103".startswith(data[:12]) and not b"HTTP/1.1 200".startswith(data[:12]):
                 raise Failed(f"answered {data!r}")
 
 

@@ -71,13 +71,21 @@ class Origin:
                 pass
             raise trio.BrokenResourceError
         _, found, length = head.lower().partition(b"\r\ncontent-length: ")
-        if found:
+        if b"\r\ntransfer-encoding: chunked" in head.lower():
+            while not rest.endswith(b"0\r\n\r\n"):
+                data = await stream.receive_some(65536)
+                if not data:
+                    raise trio.BrokenResourceError
+                rest += data
+                del rest[:-65536]
+            rest.clear()
+        elif found:
             left = int(length.split(b"\r\n")[0]) - len(rest)
             rest.clear()
             while left > 0:
                 data = await stream.receive_some(min(left, 65536))
                 if not data:
-                    return
+                    raise trio.BrokenResourceError
                 left -= len(data)
         if path == b"/big":
             await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % BIG_BYTES)

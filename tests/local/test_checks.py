@@ -32,13 +32,13 @@ def workload(replicas: int = 1, **status: object) -> ResourceView:
     return ResourceView("v1", "Workload", Metadata("web", "demo"), {"replicas": replicas}, state)
 
 
-PROXY = ProxyInfo("web/h/1", "web", "demo", "0.1", "", (), (), (), 1, {})
+PROXY = ProxyInfo("web/h/1", "web", "demo", "0.1", "", ("127.0.0.1:1",), (), (), 1, {})
 OWN = ProxyIdentityInfo("web/h/1", "web", "demo", "web.demo...", NOW + 20 * HOUR, "f1")
 IDENTITY = IdentityInfo("x", 24 * HOUR, (certificate(900),), certificate(300), certificate(1), (OWN,))
 EDGE = Edge("load", "web", 5, 1.0, 1.0, 1.0, 1.0, "true", to_namespace="demo", secured=True)
 ROW = StatRow("web", "demo", "service", "http1", 5, 1.0, 1.0, 1.0, 1.0, 1.0, 1, 1)
 GOOD = Facts(
-    *("https://x", "0.1", NOW, VersionInfo("0.1", "e", 1, NOW), IDENTITY, [PROXY], [workload()], [ROW], [EDGE], {}),
+    *("https://x", "0.1", NOW, VersionInfo("0.1", "e", 1, NOW), IDENTITY, [PROXY], [workload()], [ROW], [EDGE], {}, {}),
     expiry_warning=2 * DAY,
 )
 
@@ -88,6 +88,7 @@ def test_all_is_well() -> None:
             {"proxies": [replace(PROXY, skew=70.0)]},
             *("failed", "proxies have the control plane's time", "web/h/1 by +70 s"),
         ),
+        ({"unready": {"web/h/1": "draining"}}, "failed", "proxies are ready", "web/h/1: draining"),
         ({"unreachable": {"web at x:1": "refused"}}, "failed", "endpoints accept connections", "web at x:1: refused"),
         ({"services": [replace(ROW, endpoints=0)]}, "warning", "endpoints each service has one", "web.demo"),
         (
@@ -133,6 +134,12 @@ def test_troubles_of_identity(changed: dict[str, object], status: str, check: st
     """Roots, issuer and certificates: what has ended, ends soon, or is not there."""
     facts = replace(GOOD, identity=replace(IDENTITY, **changed))
     assert troubles(facts) == [(Status(status), check, detail)]
+
+
+def test_certificate_of_a_client_may_be_unknown() -> None:
+    """Nobody can call it, and the control plane that signed for it may have been another."""
+    facts = replace(GOOD, identity=replace(IDENTITY, proxies=(replace(OWN, not_after=0.0),)))
+    assert troubles(replace(facts, proxies=[replace(PROXY, inbound=())])) == []
 
 
 def test_margin_is_the_users() -> None:

@@ -107,8 +107,8 @@ def test_the_examples_are_good() -> None:
         (
             "kind: Workload\n",
             "",
-            "f:1: kind: is required: one of AuthorizationPolicy, DefaultPolicy, EgressPolicy, Endpoint, Fault, GRPCRoute, "
-            "HTTPRoute, PolicyPlugin, TrafficPolicy, Workload",
+            "f:1: kind: is required: one of AuthorizationPolicy, DefaultPolicy, EgressPolicy, Endpoint, Fault, "
+            "GRPCRoute, HTTPRoute, PolicyPlugin, TrafficPolicy, Workload",
         ),
         (
             "kind: Workload",
@@ -118,8 +118,8 @@ def test_the_examples_are_good() -> None:
         (
             "kind: Workload",
             "kind: ConfigMap",
-            "f:2: kind: 'ConfigMap' is not a kind that we know; known are Endpoint, Fault, GRPCRoute, HTTPRoute, "
-            "TrafficPolicy, Workload",
+            "f:2: kind: 'ConfigMap' is not a kind that we know; known are AuthorizationPolicy, DefaultPolicy, "
+            "EgressPolicy, Endpoint, Fault, GRPCRoute, HTTPRoute, PolicyPlugin, TrafficPolicy, Workload",
         ),
         ("apiVersion: conduit.mesh/v1alpha1\n", "", "f:1: apiVersion: is required: conduit.mesh/v1alpha1"),
         (
@@ -156,7 +156,7 @@ def test_the_examples_are_good() -> None:
             "port: auto",
             "colour: red",
             "f:6: spec.colour: is no field here; known are command, service, version, directory, port, protocol, "
-            "replicas, environment, zone",
+            "replicas, environment, zone, account",
         ),
         (
             "port: auto",

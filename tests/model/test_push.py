@@ -5,21 +5,29 @@ from typing import get_args
 import msgspec
 import pytest
 
+from mesh.model.authorization import Action, Egress
 from mesh.model.config import Endpoint, Protocol, Service, Timeouts
+from mesh.model.explain import Question, Step
 from mesh.model.push import (
     HEARTBEAT_SECONDS,
     MAX_MESSAGE,
     SILENCE_SECONDS,
     Ack,
     Alive,
+    Explain,
+    Explained,
     FromControl,
     FromProxy,
     Heartbeat,
     Hello,
     Nack,
+    NotSigned,
     Refused,
     Report,
     ServiceUpdate,
+    Settings,
+    Sign,
+    Signed,
     Subscribe,
     Tapped,
     TapStart,
@@ -51,6 +59,8 @@ FROM_PROXY = [
     Report(1.5, 1.0, (SERIES,), (TcpDelta("outbound", "votes", 1, 1, 0, 10, 20),)),
     Tapped(1, (EVENT,), 2),
     Alive(7),
+    Sign("PEM"),
+    Explained(3, (Step("policy", "denied", "why", "shop/p", "web"),)),
 ]
 FROM_CONTROL = [
     Welcome("epoch", 7),
@@ -60,6 +70,10 @@ FROM_CONTROL = [
     TapStop(1),
     Heartbeat(7),
     Refused("why"),
+    Settings(7, "PEM", "ab", Egress(Action.DENY, "shop/p")),
+    Signed("PEM", "PEM", "ab"),
+    NotSigned("why"),
+    Explain(3, Question("inbound", "votes")),
 ]
 
 

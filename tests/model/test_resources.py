@@ -75,7 +75,8 @@ def test_resources_survive_json(resource: Resource) -> None:
 def test_kinds() -> None:
     """Each kind is found under its name."""
     assert {name: kind.kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
-    assert set(KINDS) == {"Workload", "Endpoint", "TrafficPolicy", "Fault", "HTTPRoute", "GRPCRoute"}
+    policies = {"AuthorizationPolicy", "DefaultPolicy", "EgressPolicy", "PolicyPlugin"}
+    assert set(KINDS) == {"Workload", "Endpoint", "TrafficPolicy", "Fault", "HTTPRoute", "GRPCRoute"} | policies
     assert API_VERSION == "conduit.mesh/v1alpha1"
     assert {name: kind.api_version for name, kind in KINDS.items()} == {
         n: versions[0] for n, versions in API_VERSIONS.items()

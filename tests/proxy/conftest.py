@@ -16,6 +16,7 @@ from mesh.model.limits import Limits
 from mesh.proxy.accept import Acceptor, bind
 from mesh.proxy.cluster import Cluster, Shared
 from mesh.proxy.connection import Accepting
+from mesh.proxy.credentials import Credentials
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Directory
 from mesh.proxy.downstream import Listener
@@ -40,7 +41,7 @@ async def eventually(what: Callable[[], object]) -> None:
 class Parts:
     """The shared parts of one proxy under test, all real; `logged` is what it logged."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, credentials: Credentials | None = None) -> None:
         clock = trio.current_time
         self.limits = limits
         self.reactor = Reactor(clock)
@@ -49,7 +50,13 @@ class Parts:
         self.taps = Taps(clock, "web")
         self.logged: list[tuple[str, str, str]] = []
         self.shared = Shared(
-            self.reactor, limits, self.reports, Random(1).random, Http2, lambda *line: self.logged.append(line)
+            self.reactor,
+            limits,
+            self.reports,
+            Random(1).random,
+            Http2,
+            lambda *line: self.logged.append(line),
+            credentials=credentials,
         )
         self.downstream = DownstreamShared(limits, self.deadlines, self.reports, self.taps, clock)
         self.directory = Directory(self.shared, None)
@@ -76,10 +83,11 @@ class Parts:
 
 @pytest.fixture
 def proxy_parts(nursery: trio.Nursery) -> Callable[..., object]:
-    """Call and await it, with bounds by name, for the running parts of a proxy."""
+    """Call and await it, with bounds by name, for the running parts of a proxy; `credentials` are what it proves
+    itself with."""
 
-    async def build(**bounds: object) -> Parts:
-        parts = Parts(Limits(**bounds))
+    async def build(credentials: Credentials | None = None, **bounds: object) -> Parts:
+        parts = Parts(Limits(**bounds), credentials)
         await nursery.start(parts.run)
         return parts
 
@@ -132,6 +140,7 @@ def listen(nursery: trio.Nursery) -> Callable[..., object]:
             how.get("http2", Http2),  # type: ignore[arg-type]
             how.get("tls"),  # type: ignore[arg-type]
             bool(how.get("permissive")),
+            how.get("credentials"),  # type: ignore[arg-type]
         )
         sock = how.get("sock") or bind("127.0.0.1:0", "listen")
         host, port = sock.getsockname()  # type: ignore[attr-defined]

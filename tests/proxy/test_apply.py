@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.model.authorization import Action, Destination, Egress, EgressRule
 from mesh.model.config import Endpoint, Service, Timeouts
-from mesh.model.push import ServiceUpdate
+from mesh.model.explain import Question
+from mesh.model.push import ServiceUpdate, Settings
 from mesh.model.traffic import FieldMatch, Injection, Match, PathKind, PathMatch, RateLimit, Route, Traffic
 from mesh.proxy.apply import ENDPOINTS_MOST, WEIGHT_MOST, Apply, problem_with
+from tests.proxy.trust import WEB, Trust
 
 ROUTED = Service("votes", traffic=Traffic(routed=True, routes=(Route("bad", Match(PathMatch("(", PathKind.REGEX))),)))
 HEADER = Match(headers=(FieldMatch("x-user", "a**", regex=True),))
@@ -100,3 +103,34 @@ def test_a_good_update_is_put_in_force(service: Service | None) -> None:
     assert apply.apply(ServiceUpdate("votes", 7, service)) is None
     assert directory.applied == [("votes", service)]
     assert (apply.applied, apply.refused) == (1, 0)
+
+
+# --- what a proxy itself must know ------------------------------------------------------
+
+
+async def test_settings_are_put_in_force_whole(proxy_parts) -> None:
+    """Roots, issuer and egress; what is wrong with one of them leaves all as it was, with the reason."""
+    trust, other = Trust(), Trust()
+    parts, credentials = await proxy_parts(), trust.certified(WEB)
+    apply = Apply(parts.directory, credentials, credentials.name)
+    held = credentials.current
+    closed = Egress(Action.DENY)
+    bad = Egress(rules=(EgressRule("demo/x", destinations=(Destination(networks=("nonsense",)),)),))
+    assert "egress: " in (apply.settle(Settings(1, other.anchors, egress=bad)) or "")
+    assert apply.settle(Settings(2, "nonsense", egress=closed)) == "anchors: hold no PEM certificate to trust"
+    assert credentials.current is held
+    assert parts.directory.exit_to("example.com:80") is None
+    assert apply.refused == 2
+    assert apply.settle(Settings(3, trust.anchors + other.anchors, egress=closed)) is None
+    assert credentials.current is not held
+    decision = parts.directory.exit_to("example.com:80")
+    assert decision is not None
+    assert not decision.allowed
+    assert Apply(parts.directory).settle(Settings(4, "")) is None
+
+
+async def test_questions_are_answered_from_what_is_in_force(proxy_parts) -> None:
+    """By the code that decides."""
+    parts = await proxy_parts()
+    steps = Apply(parts.directory).explain(Question("outbound", "votes.demo@elsewhere"))
+    assert [step.verdict for step in steps] == ["refused"]

@@ -11,9 +11,12 @@ import trio
 import trustme
 
 from mesh.model.config import TlsFiles
-from mesh.proxy.dial import ConnectFailed, dial, resolve, send_all
+from mesh.proxy.credentials import Credentials
+from mesh.proxy.dial import Alpn, ClientTls, ConnectFailed, dial, resolve, secure, send_all
+from mesh.proxy.keypair import generate
 from mesh.proxy.rescue import Reason
 from mesh.wire.tls import client_context
+from tests.proxy.trust import VOTES, WEB, Trust
 
 QUICK = {"connect_timeout": 5.0, "handshake_timeout": 5.0}
 
@@ -39,7 +42,7 @@ def context(authority: trustme.CA, tmp_path: Path) -> ssl.SSLContext:
 
 
 @pytest.fixture
-async def secure(authority: trustme.CA, serve) -> str:
+async def tls_server(authority: trustme.CA, serve) -> str:
     """A TLS server whose certificate says votes.demo; it echoes."""
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("votes.demo").configure_cert(server)
@@ -111,9 +114,9 @@ async def test_literals_need_no_resolver() -> None:
 
 
 @pytest.mark.parametrize("identity", ["", "votes.demo"])
-async def test_tls_and_its_identity(secure: str, context: ssl.SSLContext, identity: str) -> None:
+async def test_tls_and_its_identity(tls_server: str, context: ssl.SSLContext, identity: str) -> None:
     """The handshake is complete, ALPN agreed, and bytes pass."""
-    sock, tls = await dial(secure, **QUICK, tls=context, identity=identity)
+    sock, tls = await dial(tls_server, **QUICK, tls=context, identity=identity)
     with sock:
         assert tls.alpn == "h2"
         assert "votes.demo" in tls.peer_identities
@@ -125,18 +128,18 @@ async def test_tls_and_its_identity(secure: str, context: ssl.SSLContext, identi
             plain += tls.receive(sock.recv(65536))
 
 
-async def test_another_identity_is_refused(secure: str, context: ssl.SSLContext) -> None:
+async def test_another_identity_is_refused(tls_server: str, context: ssl.SSLContext) -> None:
     """A certificate that is valid, of somebody else."""
     with pytest.raises(ConnectFailed) as caught:
-        await dial(secure, **QUICK, tls=context, identity="bank.demo")
+        await dial(tls_server, **QUICK, tls=context, identity="bank.demo")
     assert caught.value.kind is Reason.TLS_FAILED
 
 
-async def test_an_untrusted_server_is_refused(secure: str, tmp_path: Path) -> None:
+async def test_an_untrusted_server_is_refused(tls_server: str, tmp_path: Path) -> None:
     """Signed by nobody we know."""
     stranger = client_context(files(trustme.CA(), tmp_path, "web.demo"), alpn=["h2"])
     with pytest.raises(ConnectFailed, match="TLS") as caught:
-        await dial(secure, **QUICK, tls=stranger)
+        await dial(tls_server, **QUICK, tls=stranger)
     assert caught.value.kind is Reason.TLS_FAILED
 
 
@@ -216,3 +219,39 @@ async def test_send_all_sends_more_than_the_kernel_takes() -> None:
             nursery.start_soon(read)
             await send_all(ours, data)
         assert bytes(got) == data
+
+
+# --- how to secure it -------------------------------------------------------------------
+
+
+async def test_a_services_own_files_go_first() -> None:
+    """By the protocol that is to be spoken; no name is asked for."""
+    trust = Trust()
+    tls, credentials = ClientTls(*trust.certified(VOTES).current[:2]), trust.certified(WEB)
+    assert await secure(tls, credentials, str(VOTES), Alpn.HTTP2) == (tls.http2, "")
+    for alpn in (Alpn.HTTP1, Alpn.NONE):
+        assert await secure(tls, None, "", alpn) == (tls.http1, "")
+
+
+async def test_what_proves_who_we_are_is_read_for_each_connection() -> None:
+    """By what is to be spoken, asking for the identity that is expected."""
+    trust = Trust()
+    credentials = trust.certified(WEB)
+    for _ in range(2):
+        held = credentials.current
+        for alpn, context in ((Alpn.HTTP2, held.http2), (Alpn.HTTP1, held.http1), (Alpn.NONE, held.opaque)):
+            assert await secure(None, credentials, str(VOTES), alpn) == (context, str(VOTES))
+        pair = generate(str(WEB), WEB.uri)
+        credentials.install(trust.sign(pair.csr, WEB), pair.key)
+
+
+async def test_plain_text_only_where_nobody_is_expected(autojump_clock) -> None:
+    """An endpoint with an identity is waited for, or refused; never reached in plain text by a proxy that has one."""
+    young = Credentials(WEB, log=lambda *_: None)
+    assert await secure(None, young, "", Alpn.HTTP1) == (None, "")
+    assert await secure(None, None, str(VOTES), Alpn.HTTP1) == (None, "")
+    with pytest.raises(ConnectFailed, match=r"TLS: votes\.demo is no identity") as caught:
+        await secure(None, young, "votes.demo", Alpn.HTTP1)
+    assert caught.value.kind is Reason.TLS_FAILED
+    with pytest.raises(trio.TooSlowError), trio.fail_after(100):
+        await secure(None, young, str(VOTES), Alpn.HTTP1)

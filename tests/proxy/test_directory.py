@@ -314,3 +314,18 @@ def test_states_are_those_of_services_that_were_asked_for() -> None:
         EndpointState("votes", "votes-v1-0", "10.0.0.1:80", "down"),
         EndpointState("votes", "", "10.0.0.2:80", "in_use"),
     ]
+
+
+def test_finding_a_name_changes_nothing() -> None:
+    """Neither a cluster nor a question comes of it, and it agrees with what resolving makes of the name."""
+    stage = Stage(connected=False)
+    directory = stage.directory
+    assert directory.find("votes:80", 80).cluster is stage.cluster
+    found = directory.find("words", 80)
+    assert (found.cluster, found.asks, found.address) == (None, True, "words:80")
+    assert not directory.find("10.0.0.9", 80).asks
+    directory.apply("gone", None)
+    assert not directory.find("gone.", 80).asks
+    assert (stage.asked_for, list(directory.services), directory.outside) == ([], ["votes"], {})
+    with pytest.raises(NotAnAuthority):
+        directory.find("a@b", 80)

@@ -47,6 +47,7 @@ from mesh.model.traffic import (
 )
 from mesh.proxy.credentials import Credentials
 from mesh.proxy.explain import Explainer
+from tests.proxy.access_table import ASKINGS, CALLERS, CASES, Asking, Caller, Case
 from tests.proxy.playbook import Stage
 
 WEB = "web.demo.serviceaccount.identity.cluster.local"
@@ -305,6 +306,31 @@ def test_limits_beside_the_application() -> None:
     play.ask()
     assert of(arrive(play), "limit")[-1].outcome == "rate_limited"
     assert of(arrive(play, WEB), "limit")[-1].outcome == "over_concurrency"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_agrees_with_the_table(case: Case) -> None:
+    """Of what must be decided: allowed or not, by which policy, noted by which; and requests that are made fare so."""
+    play = beside(case.authorization())
+    for row in case.rows:
+        caller, asking = CALLERS[row.caller], ASKINGS[row.asking]
+        request = {"method": asking.method, "path": asking.path, "protocol": asking.protocol}
+        steps = arrive(play, caller.identity, source=caller.address, **request)
+        assert verdict(steps) == ("allowed" if row.allowed else "denied"), row
+        policy = of(steps, "policy")
+        assert [step.by for step in policy if step.outcome == "audited"] == ([row.audited] if row.audited else []), row
+        assert (policy[-1].outcome, policy[-1].by) == ("allowed" if row.allowed else "denied", row.by), row
+        if asking.protocol != "tcp":
+            assert passes(play, caller, asking) is row.allowed, row
+
+
+def passes(play: Stage, caller: Caller, asking: Asking) -> bool:
+    """Whether such a request is sent to the application."""
+    downstream = play.downstream
+    downstream.identity, downstream.address = caller.identity, caller.address
+    downstream.judge = downstream.judged = None
+    exchange = play.ask(asking.method.encode(), asking.path.encode(), grpc=asking.protocol == "grpc")
+    return exchange is not None
 
 
 # --- it agrees with what is done ----------------------------------------------------------

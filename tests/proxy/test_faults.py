@@ -82,3 +82,10 @@ def test_the_next_end_is_told() -> None:
     faults = Faults((Injection("a", until=200.0), Injection("b", until=100.0), Injection("c")))
     assert [faults.next_end(wall) for wall in (0, 100, 150, 200)] == [100, 200, 200, 0]
     assert Faults(()).next_end(0) == 0
+
+
+def test_what_may_strike_is_told_without_drawing() -> None:
+    """All that last and mean the request, in order, whatever their share."""
+    faults = Faults((Injection("a", percent=1), Injection("b", match=SLOW), Injection("c", until=100.0)))
+    assert [one.name for one in faults.meaning(OTHER, 50.0)] == ["a", "c"]
+    assert [one.name for one in faults.meaning(OTHER, 100.0)] == ["a"]

@@ -89,6 +89,18 @@ def test_one_that_is_refused_spends_nothing_elsewhere() -> None:
         assert admitted(one, 10, head=OTHER) == 4
 
 
+def test_waiting_is_told_without_taking_a_token() -> None:
+    """For each limit that means the request; what has no bucket yet gets none and waits for nothing."""
+    per_client, few = RateLimit(5.0, burst=2, by=LimitBy.CLIENT), RateLimit(1.0, match=Match(method="GET"))
+    of = limits(per_client, few)
+    for _ in range(3):
+        assert of.waits(HEAD, "", "x", 0.0) == [(per_client, 0.0), (few, 0.0)]
+    assert admitted(of, 3, client="x") == 1
+    assert of.waits(HEAD, "", "x", 0.0) == [(per_client, 0.0), (few, 1.0)]
+    assert of.waits(OTHER, "", "y", 0.0) == [(per_client, 0.0)]
+    assert of.waits(HEAD, "", "x", 1.0) == [(per_client, 0.0), (few, 0.0)]
+
+
 def test_keys_are_bounded_and_the_longest_unused_goes() -> None:
     """One that is used stays among any number of others; one that went begins anew."""
     one = limits(RateLimit(1.0, by=LimitBy.CLIENT))

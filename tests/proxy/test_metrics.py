@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.model.reports import LINKERD_BOUNDS_MS
 from mesh.proxy.metrics import LABELS, TALLIES, latency_buckets, render
-from mesh.proxy.report import EndpointState, Reports, Tally
+from mesh.proxy.report import Certificate, EndpointState, Reports, Tally
 
 
 def scrape(reports: Reports) -> dict[str, list]:
@@ -131,3 +131,14 @@ def test_endpoints_are_shown_as_they_fare_now() -> None:
     samples = scrape(reports)["conduit_endpoint_state"]
     assert [sample.labels["endpoint"] for sample in samples] == ["10.0.0.0:80", "10.0.0.1:80"]
     assert {sample.labels["state"] for sample in samples} == {"ejected"}
+
+
+def test_a_proxy_with_an_identity_says_when_its_certificate_ends() -> None:
+    """And what became of each that was asked for; one without says nothing."""
+    reports = Reports(10)
+    assert "conduit_identity_cert_expiration_timestamp_seconds" not in scrape(reports)
+    reports.certificate = lambda: Certificate(1700000000.0, 3, 1)
+    found = scrape(reports)
+    assert [sample.value for sample in found["conduit_identity_cert_expiration_timestamp_seconds"]] == [1700000000.0]
+    counts = {sample.labels["result"]: sample.value for sample in found["conduit_identity_cert_refresh_total"]}
+    assert counts == {"installed": 3, "failed": 1}

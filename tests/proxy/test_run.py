@@ -20,6 +20,7 @@ from mesh.model.config import (
     OutboundListener,
     Protocol,
     ProxyConfig,
+    ProxyIdentity,
     ServiceEntry,
     Timeouts,
     TlsFiles,
@@ -31,6 +32,7 @@ from mesh.model.traffic import Injection, RateLimit, Retry
 from mesh.proxy.run import LOG_BYTES, Proxy, codec_factory, log, raise_descriptor_limit, service_of
 from mesh.wire.codec import Role
 
+SECURE = ControlLink("https://127.0.0.1:1", "secret", "web-0", anchors="anchors.pem")
 GET = b"GET / HTTP/1.1\r\nHost: votes\r\n\r\n"
 
 
@@ -80,6 +82,10 @@ def test_a_services_entry_becomes_a_service() -> None:
         (ProxyConfig(outbound=(OutboundListener("127.0.0.1:0", "nobody"),)), "outbound[0].service"),
         (ProxyConfig(inbound=(InboundListener("127.0.0.1:0", "nonsense"),)), "inbound[0].forward"),
         (ProxyConfig(http2_codec="http3"), "http2_codec"),
+        (ProxyConfig(identity=ProxyIdentity("web")), "control"),
+        (ProxyConfig(identity=ProxyIdentity("web"), control=ControlLink("http://127.0.0.1:1", "t", "w")), "control"),
+        (ProxyConfig(identity=ProxyIdentity("web"), control=ControlLink("https://127.0.0.1:1", "t", "w")), "control"),
+        (ProxyConfig(identity=ProxyIdentity("Web!"), control=SECURE), "identity"),
         (ProxyConfig(services={"votes": ServiceEntry(tls=TlsFiles("/no", "/no", "/no"))}), "/no: cert"),
     ],
 )
@@ -130,6 +136,23 @@ def test_a_proxy_asks_for_the_policies_of_its_own_applications() -> None:
     assert "secret" not in repr(proxy.subscriptions)
     proxy.directory.resolve(b"votes", b"http")
     assert "wanted=['web', 'votes']" in repr(proxy.subscriptions)
+
+
+def test_an_identity_reaches_both_ends() -> None:
+    """What proves it is at hand for dialling and accepting; without a certificate the proxy is not ready."""
+    identity = ProxyIdentity("web", "demo")
+    inbound = (InboundListener("127.0.0.1:0", "127.0.0.1:2", service="web"),)
+    proxy = Proxy(ProxyConfig(identity=identity, control=SECURE, inbound=inbound))
+    name = "web.demo.serviceaccount.identity.cluster.local"
+    assert proxy.credentials is not None
+    assert proxy.credentials.name == name
+    assert proxy.directory.resolve(b"votes", b"http").shared.credentials is proxy.credentials
+    assert proxy.reports.certificate() == (0.0, 0, 0)
+    assert proxy.unready() == "the control plane has not been reached yet"
+    assert proxy.subscriptions is not None
+    proxy.subscriptions.ever_connected = True
+    assert proxy.unready() == "no certificate yet: none has been asked for yet"
+    assert Proxy(ProxyConfig()).reports.certificate() is None
 
 
 def test_the_proxys_zone_reaches_its_services() -> None:

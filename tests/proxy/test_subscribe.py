@@ -1,24 +1,33 @@
 """The proxy's end of the control stream, against a control plane that does as the test says."""
 
 import random
+import ssl
 from functools import partial
 
 import msgspec
 import pytest
 import trio
+import trustme
 from trio_websocket import ConnectionClosed, serve_websocket
 
 from mesh.model.config import ControlLink, Service
 from mesh.model.errors import ControlError
+from mesh.model.explain import Question, Step
 from mesh.model.push import (
     Ack,
     Alive,
+    Explain,
+    Explained,
     FromProxy,
     Heartbeat,
     Hello,
     Nack,
+    NotSigned,
     Report,
     ServiceUpdate,
+    Settings,
+    Sign,
+    Signed,
     Subscribe,
     Tapped,
     TapStart,
@@ -26,7 +35,7 @@ from mesh.model.push import (
     Unsubscribe,
     Welcome,
 )
-from mesh.model.reports import SeriesDelta, SeriesKey, TapEvent, TapMatch
+from mesh.model.reports import Seen, SeriesDelta, SeriesKey, TapEvent, TapMatch
 from mesh.proxy import subscribe
 from mesh.proxy.subscribe import Subscriptions
 
@@ -47,6 +56,19 @@ class Applied:
         self.updates.append(update)
         return None
 
+    def settle(self, settings):
+        if settings.issuer == "bad":
+            return "egress: no"
+        if settings.issuer == "bug":
+            raise KeyError("a bug")
+        self.updates.append(settings)
+        return None
+
+    def explain(self, question):
+        if question.authority == "bug":
+            raise KeyError("a bug")
+        return (Step("name", "found", question.authority),)
+
 
 class Counters:
     """Grows by one request a drain while `growing`."""
@@ -61,6 +83,9 @@ class Counters:
         self.drained += 1
         key = SeriesKey("outbound", "words", "", "http1", 200, -1, "completed", "", True, "disabled")
         return [SeriesDelta(key, 1, 1.0, {1: 1})], []
+
+    def drain_seen(self):
+        return [Seen("web", "", "127.0.0.1", "http", "GET", "/", "/", True, "default:all", "", 1)] * self.growing
 
 
 class Watched:
@@ -111,15 +136,20 @@ class Stream:
 class Control:
     """Accepts streams and hands them to the test."""
 
-    def __init__(self):
+    def __init__(self, tls=None):
         self._given, self._streams = trio.open_memory_channel(10)
         self.status = 0
         self.port = 0
+        self.tls = tls
+
+    @property
+    def url(self):
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def run(self, task_status):
         async with trio.open_nursery() as nursery:
             server = await nursery.start(
-                partial(serve_websocket, self._serve, "127.0.0.1", self.port, None, handler_nursery=nursery)
+                partial(serve_websocket, self._serve, "127.0.0.1", self.port, self.tls, handler_nursery=nursery)
             )
             self.port = server.port
             task_status.started(nursery.cancel_scope)
@@ -146,11 +176,11 @@ class Control:
 class Bench:
     """A proxy's subscriptions on a control plane of ours."""
 
-    def __init__(self, control, nursery, **options):
+    def __init__(self, control, nursery, anchors="", **options):
         self.control, self.nursery = control, nursery
         self.applied, self.counters, self.watched, self.logged = Applied(), Counters(), Watched(), []
         self.subscriptions = Subscriptions(
-            ControlLink(f"http://127.0.0.1:{control.port}", "secret", "web", "demo"),
+            ControlLink(control.url, "secret", "web", "demo", anchors),
             applier=self.applied,
             reports=self.counters,
             taps=self.watched,
@@ -392,3 +422,132 @@ def test_a_link_must_be_a_url(url):
     """What cannot be dialled is refused at the start."""
     with pytest.raises(ControlError, match="is not http"):
         Subscriptions(ControlLink(url, "t", "w"), applier=Applied(), reports=Counters(), taps=Watched())
+
+
+# --- what a proxy itself must know ------------------------------------------------------
+
+
+async def test_settings_are_put_in_force_and_answered(bench):
+    """By the empty name; what cannot be put in force, or holds no roots, is refused with the reason."""
+    stream = await bench.connect()
+    good = Settings(3, trustme.CA().cert_pem.bytes().decode(), "good")
+    for settings, answer in (
+        (good, Ack("", 3)),
+        (Settings(4, "", "bad"), Nack("", 4, "egress: no")),
+        (Settings(5, "", "bug"), Nack("", 5, "KeyError: 'a bug'")),
+        (Settings(6, "nonsense", "good"), Nack("", 6, "anchors: hold no PEM certificate to trust")),
+    ):
+        await stream.say(settings)
+        assert await stream.hear(Ack | Nack) == answer
+    assert bench.applied.updates == [good]
+    assert (await stream.hear(Alive)).version == 6
+
+
+async def test_a_certificate_is_asked_for_and_comes(bench, nursery):
+    """Also where the wish is older than the stream; a refusal says why."""
+    got = []
+
+    async def sign(csr):
+        try:
+            got.append(await bench.subscriptions.sign(csr))
+        except ControlError as exc:
+            got.append(str(exc))
+
+    nursery.start_soon(sign, "first")
+    stream = await bench.connect()
+    assert await stream.hear(Sign) == Sign("first")
+    answer = Signed("chain", "anchors", "issuer")
+    await stream.say(answer)
+    await bench.until(lambda: len(got) == 1)
+    nursery.start_soon(sign, "second")
+    assert await stream.hear(Sign) == Sign("second")
+    await stream.say(NotSigned("you are nobody"))
+    await bench.until(lambda: len(got) == 2)
+    await stream.say(answer)  # nobody waits for it
+    await stream.say(Settings(1))
+    await stream.hear(Ack)
+    nursery.start_soon(sign, "third")
+    assert await stream.hear(Sign) == Sign("third")
+    stream.over.set()
+    await bench.until(lambda: len(got) == 3)
+    assert got[:2] == [answer, "the control plane does not sign: you are nobody"]
+    assert got[2].startswith("the control stream ended: ")
+
+
+async def test_a_certificate_that_does_not_come_is_given_up(bench, monkeypatch):
+    """In time; the stream lives on."""
+    monkeypatch.setattr(subscribe, "SIGN_SECONDS", 0.1)
+    await bench.connect()
+    with pytest.raises(ControlError, match=r"has not signed within 0\.1 s"):
+        await bench.subscriptions.sign("csr")
+    assert bench.subscriptions.connected
+
+
+async def test_questions_are_answered_by_number(bench):
+    """A bug in answering costs that answer its steps, and is logged."""
+    stream = await bench.connect()
+    await stream.say(Explain(7, Question("outbound", "votes")))
+    assert await stream.hear(Explained) == Explained(7, (Step("name", "found", "votes"),))
+    await stream.say(Explain(8, Question("outbound", "bug")))
+    answer = await stream.hear(Explained)
+    assert (answer.number, answer.steps[0].outcome) == (8, "failed")
+    assert bench.logged[-1][:2] == ("explain_failed", "bug")
+    assert bench.subscriptions.connected
+
+
+async def test_what_was_seen_is_reported(bench, nursery):
+    """With the counters."""
+    stream = await bench.connect()
+    nursery.start_soon(bench.subscriptions.flush)
+    assert (await stream.hear(Report)).seen == tuple(bench.counters.drain_seen())
+
+
+# --- over TLS ---------------------------------------------------------------------------
+
+
+async def test_the_control_plane_proves_who_it_is(nursery, tmp_path):
+    """Under the roots of the file; when it has told others, and comes back with a certificate of those, under them."""
+    first, second = trustme.CA(), trustme.CA()
+    anchors = tmp_path / "anchors.pem"
+    first.cert_pem.write_to_path(anchors)
+
+    def context(authority):
+        made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(made)
+        return made
+
+    control = Control(context(first))
+    control.scope = await nursery.start(control.run)
+    bench = Bench(control, nursery, str(anchors))
+    await nursery.start(bench.subscriptions.run)
+    stream = await bench.connect()
+    again = Control(context(second))
+    control.scope.cancel()
+    stream.over.set()
+    again.port = control.port
+    scope = await nursery.start(again.run)
+    await bench.until(lambda: "certificate was refused" in bench.subscriptions.reason)
+    scope.cancel()
+    third = Control(context(first))
+    third.port = control.port
+    bench.control, scope = third, await nursery.start(third.run)
+    stream = await bench.connect()
+    await stream.say(Settings(1, second.cert_pem.bytes().decode(), "second"))
+    await stream.hear(Ack)
+    scope.cancel()
+    stream.over.set()
+    fourth = Control(context(second))
+    fourth.port = control.port
+    await nursery.start(fourth.run)
+    bench.control = fourth
+    await bench.connect()
+
+
+async def test_a_file_that_is_missing_is_the_reason(nursery, tmp_path):
+    """It is looked for again at each dial."""
+    control = Control(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+    await nursery.start(control.run)
+    bench = Bench(control, nursery, str(tmp_path / "missing.pem"))
+    await nursery.start(bench.subscriptions.run)
+    await bench.until(lambda: "No such file" in bench.subscriptions.reason)
+    assert "missing.pem: anchors" in bench.subscriptions.reason

@@ -1,7 +1,9 @@
 """Two TLS machines back to back, with certificates good and bad, and with peers that are neither."""
 
 import datetime
+import os
 import ssl
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +17,18 @@ from hypothesis import strategies as st
 
 from mesh.model.config import TlsFiles
 from mesh.model.errors import ConfigError, PeerError
-from mesh.wire.tls import Tls, TlsError, client_context, server_context, verify_identity
+from mesh.wire.tls import (
+    Pem,
+    Tls,
+    TlsError,
+    client_context,
+    client_context_of,
+    host_context,
+    prove,
+    server_context,
+    server_context_of,
+    verify_identity,
+)
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -518,3 +531,112 @@ def test_bad_files_are_named(ca: Authority, other: Authority, tmp_path: Path) ->
             with pytest.raises(ConfigError) as caught:
                 make()
             assert (caught.value.field, caught.value.file, caught.value.reason) == (field, change[field], reason)
+
+
+# --- from memory -----------------------------------------------------------------------
+
+
+def in_memory(files: TlsFiles) -> Pem:
+    """What the files hold."""
+    return Pem(*(Path(path).read_text() for path in (files.cert, files.key, files.ca)))
+
+
+def test_contexts_from_memory_serve_as_those_from_files(ca: Authority) -> None:
+    """Both sides prove who they are, speak what ALPN agrees on, and nothing is resumed."""
+    server = server_context_of(in_memory(ca.issue("votes.demo")), alpn=["h2", "http/1.1"])
+    ours, theirs = pair((server, client_context_of(in_memory(ca.issue("web.demo")), ["http/1.1"])))
+    assert (ours.alpn, ours.peer_identities, theirs.peer_identities) == ("http/1.1", ("web.demo",), ("votes.demo",))
+    assert server.num_tickets == 0
+    assert server.minimum_version is ssl.TLSVersion.TLSv1_2
+    for option in (ssl.OP_NO_TICKET, ssl.OP_NO_RENEGOTIATION, ssl.OP_NO_COMPRESSION):
+        assert server.options & option
+    anonymous = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anonymous.check_hostname = False
+    anonymous.load_verify_locations(ca.file)
+    with pytest.raises(TlsError) as caught:
+        pair((server, anonymous))
+    assert caught.value.reason == "certificate_missing"
+
+
+def test_all_anchors_of_a_bundle_are_believed(ca: Authority, other: Authority) -> None:
+    """While a root is replaced, certificates of both come together."""
+    ours, theirs = in_memory(ca.issue("votes.demo")), in_memory(other.issue("web.demo"))
+    bundle = ours.anchors + theirs.anchors
+    server = server_context_of(ours._replace(anchors=bundle), alpn=[])
+    pair((server, client_context_of(theirs._replace(anchors=bundle), [])))
+    with pytest.raises(TlsError) as caught:
+        pair((server, client_context_of(theirs, [])))
+    assert caught.value.reason == "unknown_authority"
+
+
+@pytest.mark.parametrize(("field", "value"), [("chain", "nonsense"), ("key", "nonsense"), ("anchors", "nonsense")])
+def test_memory_that_holds_no_pem(ca: Authority, field: str, value: str) -> None:
+    """A ConfigError names what is wrong, and never shows what a key was."""
+    pem = in_memory(ca.issue("votes.demo"))
+    with pytest.raises(ConfigError) as caught:
+        server_context_of(pem._replace(**{field: value}), alpn=[])
+    assert caught.value.field == ("anchors" if field == "anchors" else "chain")
+    assert "PRIVATE" not in repr(pem)
+
+
+def test_a_key_of_another_certificate(ca: Authority) -> None:
+    """Is told apart from what is no key."""
+    pem = in_memory(ca.issue("votes.demo"))
+    with pytest.raises(ConfigError, match="is not the key") as caught:
+        client_context_of(pem._replace(key=in_memory(ca.issue("web.demo")).key), [])
+    assert caught.value.field == "key"
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_key_is_left_nowhere(ca: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:
+    """Also where the system has no files in memory: what was there for the moment was nobody else's to read."""
+    seen = []
+
+    def watched(path: str, flags: int, mode: int = 0o777, **how: object) -> int:
+        seen.append(oct(mode))
+        return opened(path, flags, mode, **how)
+
+    opened = os.open
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "open", watched)
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create")
+    before = len(os.listdir("/proc/self/fd"))
+    server_context_of(in_memory(ca.issue("votes.demo")), alpn=[])
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert seen == ([] if memory else ["0o600"])
+
+
+def test_two_contexts_prove_what_they_hold(ca: Authority, other: Authority) -> None:
+    """The names and the time of the certificate; a TlsError says why a peer would refuse it."""
+    pem = in_memory(ca.issue("votes.demo", "spiffe://demo/votes"))
+    proof = prove(server_context_of(pem, alpn=["h2"]), client_context_of(pem, []))
+    assert proof.names == ("votes.demo", "spiffe://demo/votes")
+    assert (proof.not_before, proof.not_after) == (int((NOW - DAY).timestamp()), int((NOW + DAY).timestamp()))
+    for files, reason in (
+        (other.issue("votes.demo", ca=ca.file), "unknown_authority"),
+        (ca.issue("votes.demo", start=NOW - 2 * DAY, end=NOW - DAY), "certificate_expired"),
+        (ca.issue("votes.demo", usages=[SERVER]), "wrong_purpose"),
+        (ca.issue("votes.demo", usages=[CLIENT]), "wrong_purpose"),
+    ):
+        bad = in_memory(files)
+        with pytest.raises(TlsError) as caught:
+            prove(server_context_of(bad, alpn=[]), client_context_of(bad, []))
+        assert caught.value.reason == reason
+
+
+def test_a_host_is_checked_by_name_and_root(ca: Authority, other: Authority) -> None:
+    """For the control plane: SANs alone count, wherever the name comes from, and only the given roots."""
+    trusted = host_context(ca.file.read_text())
+    server = server_context(ca.issue("control.demo", common_name="elsewhere.demo"), alpn=[], require_client=False)
+
+    def connect(context: ssl.SSLContext, host: str) -> None:
+        shake(Tls(server, True), Tls(context, False, host))
+
+    connect(trusted, "control.demo")
+    for context, host in ((trusted, "elsewhere.demo"), (host_context(other.file.read_text()), "control.demo")):
+        with pytest.raises(TlsError):
+            connect(context, host)
+    with pytest.raises(ConfigError, match="hold no PEM certificate"):
+        host_context("")
