@@ -20,13 +20,21 @@ from mesh.model.gateway import (
     WeightedBackendRef,
 )
 from mesh.model.resources import (
+    AuthorizationPolicy,
+    AuthorizationPolicySpec,
+    DefaultPolicy,
     Endpoint,
     EndpointSpec,
+    ExternalAuthorizer,
     Fault,
     FaultSpec,
     GRPCRoute,
     HTTPRoute,
     Metadata,
+    PolicyPlugin,
+    PolicyPluginSpec,
+    Target,
+    TargetKind,
     TrafficPolicy,
     TrafficPolicySpec,
     Workload,
@@ -269,3 +277,107 @@ def snapshot(cluster):
         there = {other: cluster.exists(*other) for each in members.routes for other in referred(each)}
         made[key] = (tuple(members.endpoints), tuple(members.policies), tuple(members.routes), there)
     return made
+
+
+# --- policies of access ------------------------------------------------------------------------------------------
+
+
+def access(name, kind, target="", namespace="demo"):
+    return AuthorizationPolicy(Metadata(name, namespace), AuthorizationPolicySpec(Target(kind, target)))
+
+
+def keys(*names):
+    """`votes.demo` is a service; `.demo` a namespace, which is told apart from any."""
+    return {ServiceKey(*reversed(name.split("."))) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("policy", "touched"),
+    [
+        (access("p", TargetKind.SERVICE, "votes"), keys(".demo", "votes.demo")),
+        (access("p", TargetKind.SERVICE, "nobody"), keys(".demo", "nobody.demo")),
+        (access("p", TargetKind.NAMESPACE), keys(".demo", "votes.demo", "web.demo")),
+        (access("p", TargetKind.WORKLOAD, "votes-v1"), keys(".demo", "votes.demo")),
+        (access("p", TargetKind.WORKLOAD, "votes-v2"), keys(".demo", "votes.demo")),
+        (access("p", TargetKind.WORKLOAD, "client"), keys(".demo")),
+        (access("p", TargetKind.NAMESPACE, namespace="empty"), keys(".empty")),
+        (access("p", TargetKind.MESH, namespace="conduit"), keys(".conduit", "votes.demo", "web.demo", "web.other")),
+    ],
+)
+def test_a_policy_touches_what_it_is_for(policy, touched):
+    """When it comes, when it changes and when it goes; its namespace too, for whoever calls from there."""
+    cluster = Cluster()
+    cluster.set_file(
+        "mesh",
+        [
+            workload("votes-v1", "votes"),
+            endpoint("e", "votes", "a:1", "votes-v2"),
+            workload("web"),
+            workload("web", namespace="other"),
+            workload("client", port=None),
+        ],
+    )
+    services = cluster.services()
+    assert cluster.set_file("f", [policy]) == touched
+    version = cluster.version
+    assert cluster.set_file("f", [policy]) == frozenset()
+    assert cluster.version == version
+    assert cluster.remove_file("f") == touched
+    assert cluster.version == version + 1
+    assert cluster.services() == services
+
+
+def test_a_policy_that_aims_elsewhere_touches_both():
+    """What it was for is open again, and must know."""
+    cluster = Cluster()
+    cluster.set_file("mesh", [workload("a"), workload("b")])
+    cluster.set_file("f", [access("p", TargetKind.SERVICE, "a")])
+    assert cluster.set_file("f", [access("p", TargetKind.SERVICE, "b")]) == keys(".demo", "a.demo", "b.demo")
+
+
+def test_a_policy_makes_no_service():
+    """A target that is not there is a condition of the policy, not a name that leads anywhere."""
+    cluster = Cluster()
+    cluster.set_file("f", [access("p", TargetKind.SERVICE, "votes")])
+    assert cluster.services() == []
+    assert services_of(access("p", TargetKind.SERVICE, "votes")) == frozenset()
+
+
+def test_policies_for_a_namespace():
+    """Its own and the mesh's, of one kind, sorted; none that has gone."""
+    cluster = Cluster()
+    found = [
+        access("b", TargetKind.NAMESPACE),
+        access("a", TargetKind.NAMESPACE),
+        access("m", TargetKind.MESH, namespace="conduit"),
+        access("o", TargetKind.NAMESPACE, namespace="other"),
+    ]
+    cluster.set_file("f", found)
+    assert [each.metadata.name for each in cluster.policies_for("demo", AuthorizationPolicy)] == ["m", "a", "b"]
+    assert [each.metadata.name for each in cluster.policies_for("conduit", AuthorizationPolicy)] == ["m"]
+    assert cluster.policies_for("demo", DefaultPolicy) == []
+    cluster.set_file("f", found[1:2])
+    assert [each.metadata.name for each in cluster.policies_for("demo", AuthorizationPolicy)] == ["a"]
+    assert cluster.policies_for("other", AuthorizationPolicy) == []
+
+
+def test_an_authorizer_touches_all():
+    """Whom one may ask without end depends on who asks whom anywhere."""
+    cluster = Cluster()
+    cluster.set_file("mesh", [workload("a"), workload("b", namespace="other")])
+    spec = PolicyPluginSpec(Target(TargetKind.SERVICE, "a"), authorizer=ExternalAuthorizer("b.other"))
+    plugin = PolicyPlugin(Metadata("p", "demo"), spec)
+    assert cluster.set_file("f", [plugin]) == keys(".demo", "a.demo", "b.other")
+    assert cluster.authorizers() == [plugin]
+    cluster.remove_file("f")
+    assert cluster.authorizers() == []
+
+
+def test_workloads_that_are_there():
+    """Declared, or seen as an endpoint; and the services that they are behind."""
+    cluster = Cluster()
+    cluster.set_file("f", [workload("a", port=None), endpoint("e", "votes", "a:1", "b"), workload("b", "polls")])
+    assert [cluster.has_workload("demo", name) for name in ("a", "b", "votes")] == [True, True, False]
+    assert not cluster.has_workload("other", "a")
+    assert cluster.services_with("demo", "b") == ["polls", "votes"]
+    assert cluster.services_with("demo", "a") == cluster.services_with("other", "b") == []

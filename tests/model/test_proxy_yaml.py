@@ -159,6 +159,14 @@ def test_inline_resources() -> None:
             "{kind: TrafficPolcy}",
             "f:19: resources[0].kind: 'TrafficPolcy' is not a kind that we know; did you mean TrafficPolicy?",
         ),
+        (
+            "{kind: AuthorizationPolicy, metadata: {name: a}, spec: {target: {kind: Mesh}}}",
+            "f:19: resources[0].spec.target.kind: only policies of the namespace conduit are for the whole mesh, ",
+        ),
+        (
+            "{kind: PolicyPlugin, metadata: {name: a}, spec: {target: {kind: Namespace}, python: {function: 'a:b'}}}",
+            "f:19: resources[0].spec.python: runs in a control plane: it means nothing here",
+        ),
         ("{apiVersion: v1}", "f:19: resources[0].kind: is required: one of "),
         ("{kind: Fault, apiVersion: v1}", "f:19: resources[0].apiVersion: 'v1' is not what Fault has: conduit.mesh/v1"),
         (
@@ -174,3 +182,39 @@ def test_inline_resources() -> None:
 def test_mistakes_in_inline_resources(resource: str, message: str) -> None:
     """Told with the whole path."""
     assert proxy_error(inline(resource)).startswith(message)
+
+
+def test_policies_of_access_in_resources() -> None:
+    """All four kinds may stand there."""
+    target = "target: {kind: Namespace}"
+    config = load_proxy_config(
+        inline(f"{{kind: AuthorizationPolicy, metadata: {{name: a}}, spec: {{{target}, action: Deny}}}}")
+        + f"  - {{kind: DefaultPolicy, metadata: {{name: b}}, spec: {{{target}, inbound: deny}}}}\n"
+        + f"  - {{kind: EgressPolicy, metadata: {{name: c}}, spec: {{{target}}}}}\n"
+        + f"  - {{kind: PolicyPlugin, metadata: {{name: d}}, spec: {{{target}, authorizer: {{service: 'a:1'}}}}}}\n",
+        "f",
+    )
+    kinds = ["AuthorizationPolicy", "DefaultPolicy", "EgressPolicy", "PolicyPlugin"]
+    assert [each.kind for each in resources_in(config)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("identity: {account: web}", "f:19: identity: needs `control`: it is the control plane that proves it"),
+        ("identity: {account: Web}", "f:19: identity.account: 'Web' is no name: "),
+        ("identity: {account: web, namespace: ''}", "f:19: identity.namespace: '' is no name: "),
+        (
+            "identity: {account: web, trust_domain: 'a b'}",
+            "f:19: identity.trust_domain: 'a b' is no domain, in lower case",
+        ),
+        (
+            "egress: {rules: [{name: a, destinations: [{hosts: [10.0.0.1]}]}]}",
+            "f:19: egress.rules[0].destinations[0].hosts[0]: '10.0.0.1' is an address: those go into `networks`",
+        ),
+        ("egress: {default: deny}", "f:19: egress.default: 'deny' is none of Allow, Deny, Audit"),
+    ],
+)
+def test_mistakes_about_identity_and_egress(added: str, message: str) -> None:
+    """Told as all others are."""
+    assert proxy_error(f"{PROXY}\n{added}\n").startswith(message)
