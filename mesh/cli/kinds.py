@@ -11,7 +11,15 @@ from mesh.cli import faultrows
 from mesh.cli.output import NONE, Column, attribute, plain
 from mesh.model.api import ResourceView
 from mesh.model.gateway import BackendRef, GRPCRouteRule, HTTPRouteRule, ParentRef
-from mesh.model.resources import KINDS, GRPCRoute, HTTPRoute, Resource
+from mesh.model.resources import (
+    KINDS,
+    AuthorizationPolicy,
+    EgressPolicy,
+    GRPCRoute,
+    HTTPRoute,
+    PolicyPlugin,
+    Resource,
+)
 
 Cell = Callable[[object], str]
 
@@ -108,6 +116,55 @@ def reference(ref: ParentRef | BackendRef, home: str) -> str:
     return name if ref.kind == "Service" else f"{ref.kind}/{name}"
 
 
+def target(row: object) -> str:
+    """What a policy is for: `mesh`, `namespace`, `service words`."""
+    assert isinstance(row, ResourceView)
+    told = row.spec.get("target")
+    if not isinstance(told, dict):
+        return NONE
+    return plain(f"{told.get('kind', '')} {told.get('name', '')}".strip().lower())
+
+
+def count(field: str, none: str) -> Cell:
+    """A cell that shows how many of something there are, or what it means that there are none."""
+
+    def cell(row: object) -> str:
+        assert isinstance(row, ResourceView)
+        if not row.spec:
+            return NONE
+        found = row.spec.get(field)
+        return str(len(found)) if isinstance(found, list | tuple) and found else none
+
+    return cell
+
+
+def action(row: object) -> str:
+    """What a policy does, also where that is the default and was left out."""
+    assert isinstance(row, ResourceView)
+    match resource_of(row):
+        case AuthorizationPolicy(spec=spec) | EgressPolicy(spec=spec):
+            return plain(spec.action.value)
+    return NONE
+
+
+def defaults(row: object) -> str:
+    """What a DefaultPolicy says: `inbound deny,tls strict`."""
+    assert isinstance(row, ResourceView)
+    told = ((name, value) for name, value in row.spec.items() if name != "target")
+    return plain(",".join(f"{name} {value if isinstance(value, str) else len(value)}" for name, value in told))
+
+
+def plugin(row: object) -> str:
+    """Who decides: `authorizer HOST:PORT` or `python MODULE:FUNCTION`."""
+    assert isinstance(row, ResourceView)
+    match resource_of(row):
+        case PolicyPlugin(spec=spec) if spec.authorizer is not None:
+            return plain(f"authorizer {spec.authorizer.service}")
+        case PolicyPlugin(spec=spec) if spec.python is not None:
+            return plain(f"python {spec.python.function}")
+    return NONE
+
+
 def of_fault(cell: Cell) -> Cell:
     """A cell of `conduit fault list`, for the view of a Fault."""
 
@@ -123,6 +180,7 @@ SERVICE = Column("SERVICE", spec("service"))
 PROTOCOL = Column("PROTOCOL", spec("protocol"))
 VERSION = Column("VERSION", spec("version"))
 ROUTE = (Column("PARENTS", parents), Column("BACKENDS", backends))
+TARGET, ACTION = Column("TARGET", target), Column("ACTION", action)
 SPECIFIC: dict[str, tuple[Column, ...]] = {
     "Workload": (
         *(SERVICE, VERSION, Column("PORT", spec("port")), PROTOCOL, Column("REPLICAS", spec("replicas"))),
@@ -139,6 +197,13 @@ SPECIFIC: dict[str, tuple[Column, ...]] = {
     ),
     "HTTPRoute": ROUTE,
     "GRPCRoute": ROUTE,
+    "AuthorizationPolicy": (
+        *(TARGET, ACTION, Column("FROM", count("from", "anybody"))),
+        Column("TO", count("to", "anything")),
+    ),
+    "DefaultPolicy": (TARGET, Column("SAYS", defaults)),
+    "EgressPolicy": (TARGET, ACTION, Column("TO", count("to", "anywhere"))),
+    "PolicyPlugin": (TARGET, Column("ASKS", plugin)),
 }
 """Between a resource's name and its status."""
 

@@ -4,8 +4,8 @@ Rules:
 - A set of files takes the place of the one before only if it is good as a whole (issuer.py). One that is not is logged
   once, is shown (`problem`), and leaves what was good in force. Whoever replaces three files writes three times: a set
   is looked at once two looks in a row saw the same.
-- The control plane's certificate is made here, from the same issuer, with a key that is in memory alone. It is renewed like anybody's: at 70 % of its life, or when the issuer is another.
-  Connections keep the certificate that they began with.
+- The control plane's certificate is made here, from the same issuer, with a key that is in memory alone. It is renewed
+  like anybody's: at 70 % of its life, or when the issuer is another. Connections keep the one that they began with.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from mesh.control.stat import most
 from mesh.model.api import Edge
 
 TLS = "true"
-OPAQUE = "tcp"
 
 
 class Ends(NamedTuple):
@@ -78,7 +77,7 @@ def edges(window: Window) -> list[Edge]:
         if series.direction != "outbound" or series.service == OVERFLOW or not cell.requests:
             continue
         ends = Ends(series.source_namespace, series.source, series.namespace, series.service, series.peer)
-        if not series.peer and series.protocol != OPAQUE:
+        if not series.peer:
             unreached.append((ends, series, cell))
             continue
         traffic.setdefault(ends, Traffic()).add(series, cell)
@@ -111,7 +110,7 @@ def from_nobody(window: Window, plain: set[tuple[str, str]]) -> Iterable[tuple[E
 
 def why_not_secured(series: Series) -> str:
     """In words; empty where it was."""
-    if series.direction == "outbound" and not series.peer and series.protocol != OPAQUE:
+    if series.direction == "outbound" and not series.peer:
         return "no request reached an endpoint"
     if series.tls != TLS:
         if series.direction == "inbound":

@@ -1,5 +1,5 @@
-"""Who may call whom, as a proxy is told it: what `compose` makes of AuthorizationPolicy, DefaultPolicy, PolicyPlugin and
-EgressPolicy for one application.
+"""Who may call whom, as a proxy is told it: what `compose_access` makes of AuthorizationPolicy, DefaultPolicy,
+PolicyPlugin and EgressPolicy for one application.
 
 In a `Source` and in an `Operation`, what is empty holds for everything, all that is not empty must hold, and of several
 values one is enough. A rule holds if one of its sources does (or it has none) and one of its operations (or none).

@@ -74,7 +74,7 @@ class Report(msgspec.Struct, frozen=True, tag=True):
 
 
 class Sign(msgspec.Struct, frozen=True, tag=True):
-    """Asks for a certificate; answered by Signed or NotSigned. The identity is the token's, whatever the request says."""
+    """Asks for a certificate; answered by Signed or NotSigned. The identity is the token's, whatever this says."""
 
     csr: str
     """PEM (PKCS #10)."""
@@ -131,7 +131,7 @@ class Settings(msgspec.Struct, frozen=True, tag=True):
 
 
 class Signed(msgspec.Struct, frozen=True, tag=True):
-    """The certificate, with what leads from it to a root (PEM, the workload's own first); and the roots, as in Settings."""
+    """The certificate, with what leads from it to a root (PEM, the workload's own first); the roots are as in Settings."""
 
     chain: str
     anchors: str

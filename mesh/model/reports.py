@@ -87,7 +87,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     """http | grpc | tcp"""
     method: str
     path: str
-    """With what looks like a key (a number, a UUID, a long hex or random word) as `*`; for gRPC `/package.Service/Method`."""
+    """With what looks like a key (a number, a UUID, a long random word) as `*`; for gRPC `/package.Service/Method`."""
     example: str
     """The first such path, as it came, without its query."""
     allowed: bool

@@ -181,7 +181,7 @@ class EntryPoint(Part, frozen=True):
     function: str
     directory: str = ""
     """Relative to the file that this stands in."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class PolicyPluginSpec(Part, frozen=True):

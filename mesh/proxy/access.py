@@ -64,9 +64,7 @@ def may(exchange: Exchange, cluster: Cluster, access: Compiled, now: float) -> b
     if downstream.witness is not None:
         protocol = "grpc" if exchange.is_grpc else "http"
         source = "" if downstream.identity else downstream.address
-        downstream.witness.note(
-            cluster.name, downstream.identity, source, protocol, head.method, head.path, decision
-        )
+        downstream.witness.note(cluster.name, downstream.identity, source, protocol, head.method, head.path, decision)
     count(cluster, decision)
     if not decision.allowed:
         refuse(exchange, decision, now)
@@ -126,14 +124,17 @@ def count(cluster: Cluster, decision: Decision) -> None:
 def reconsider(cluster: Cluster, now: float) -> None:
     """The policy has changed: end what is open and would not be let in, or out, now."""
     access, leaving = cluster.access, cluster.exit
+    found = [*cluster.waiting]
     for endpoint in cluster.endpoints:
-        for upstream in list(endpoint.connections):
-            for exchange in list(upstream.exchanges.values()):
-                if exchange.state is DONE or isinstance(exchange, Hedge | Mirror | Inquiry):
-                    continue
-                decision = leaving if access is None else decide(exchange, access)
-                if decision is not None and not decision.allowed:
-                    cluster.shared.reports.tally(Tally.DENIED, cluster.name, decision.by)
-                    refuse(exchange, decision, now)
+        found += endpoint.queue
+        for upstream in endpoint.connections:
+            found += upstream.exchanges.values()
+    for exchange in found:
+        if exchange.state is DONE or isinstance(exchange, Hedge | Mirror | Inquiry):
+            continue
+        decision = leaving if access is None else decide(exchange, access)
+        if decision is not None and not decision.allowed:
+            cluster.shared.reports.tally(Tally.DENIED, cluster.name, decision.by)
+            refuse(exchange, decision, now)
     for tunnel in list(cluster.tunnels):
         tunnel.reconsider()

@@ -61,11 +61,9 @@ def problem_with(service: Service) -> str | None:
 class Apply:
     """The proxy's end of the control stream puts updates in here; `refused` counts those that were not taken."""
 
-    def __init__(self, directory: Directory, credentials: Credentials | None = None, identity: str = "") -> None:
-        """`identity` is what this proxy proves to others; empty for nothing."""
+    def __init__(self, directory: Directory, credentials: Credentials | None = None) -> None:
         self._directory = directory
         self._credentials = credentials
-        self._identity = identity
         self.applied = self.refused = 0
 
     def apply(self, update: ServiceUpdate) -> str | None:

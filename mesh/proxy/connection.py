@@ -361,7 +361,8 @@ class Connection:
         started = clock()
         identity = self._identity
         peer = identity if self.listener.cluster is target and not target.outbound else ""
-        scope = reports.scope(self.listener.direction, target.name, peer, "disabled" if self._tls is None else "true")
+        secured = "disabled" if self._tls is None else "true"
+        scope = reports.scope(self.listener.direction, target.name, peer, secured, peer)
         host = ""
         if target.exit is not None and data[:1] == HELLO:
             host, data = await asked_for(self.sock, self._tls, data, self._limits.detect_timeout)
@@ -380,6 +381,8 @@ class Connection:
             reports.record(scope, "tcp", 0, -1, "failed", exc.kind.value, clock() - started, clock() - started)
             return
         connected = clock()
+        if self.listener.direction == "outbound":
+            scope = endpoint.scope
         counted = reports.connections(self.listener.direction, target.name)
         counted.opened += 1
         ours, theirs = Channel(how.reactor, self.sock, self._tls), Channel(how.reactor, sock, tls)

@@ -15,7 +15,7 @@ from mesh.proxy.begin import begin
 from mesh.proxy.cluster import Cluster
 from mesh.proxy.deadlines import Deadlines
 from mesh.proxy.directory import Directory, Loop, NotAnAuthority
-from mesh.proxy.exchange import Exchange
+from mesh.proxy.exchange import HELD, Exchange
 from mesh.proxy.leg import Leg
 from mesh.proxy.outgoing import GRPC_TIMEOUT, ORIGINAL, TIMEOUT, cleaned_trailers, entered, presented
 from mesh.proxy.progress import Progress
@@ -315,7 +315,9 @@ class Downstream:
         if codec.wants_write or codec.finished:
             self.leg.channel.mark()
         for exchange in list(self.exchanges.values()):
-            exchange.watch(now)
+            idle = exchange.parent.spec.timeouts.idle or self.limits.idle_tcp
+            if now >= exchange.touched_at + idle and exchange.state is not HELD:
+                exchange.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")
         self.progress.look(self.exchanges, now)
 
     def drain(self, final: bool) -> None:

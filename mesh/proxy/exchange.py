@@ -481,13 +481,6 @@ class Exchange:
         else:
             self.slot = NO_SLOT
 
-    def watch(self, now: float) -> None:
-        """End it if neither side has moved for the service's `timeouts.idle`, else `limits.idle_tcp`. For every
-        exchange that is open."""
-        idle = self.parent.spec.timeouts.idle or self.downstream.limits.idle_tcp
-        if now >= self.touched_at + idle and self.state is not HELD:
-            self.fail(Reason.IDLE, f"neither side moved for {idle:.6g} s", now, "expired")
-
     def fail(
         self,
         reason: Reason,
@@ -497,8 +490,7 @@ class Exchange:
         answer: Answer | None = None,
         fields: tuple[Field, ...] = (),
     ) -> None:
-        """FAILED: answer with the error, or reset where an answer is under way. `answer` goes before the reason's own,
-        `fields` are added to it."""
+        """FAILED: answer with the error (`answer` before the reason's own, `fields` in it), or reset what goes on."""
         self.reset_upstream()
         self.error = reason.value
         leg = self.downstream.leg

@@ -70,9 +70,15 @@ class CompiledOperation:
             return False
         if self._grpc_asked and not (grpc and self._grpc_all) and not ((grpc or self._wide) and self._grpc.hold(path)):
             return False
-        return (
-            self._all_paths or path in self._exact or path.startswith(self._prefixes) or path.endswith(self._suffixes)
-        )
+        if self._all_paths or path in self._exact:
+            return True
+        for prefix in self._prefixes:
+            if path.startswith(prefix):
+                return True
+        for suffix in self._suffixes:  # noqa: SIM110  # a generator costs what the rest does
+            if path.endswith(suffix):
+                return True
+        return False
 
 
 class _Calls:

@@ -178,7 +178,7 @@ class Proxy:
             link = config.control
             self.subscriptions = Subscriptions(
                 link,
-                applier=Apply(self.directory, self.credentials, who),
+                applier=Apply(self.directory, self.credentials),
                 reports=self.reports,
                 taps=self.taps,
                 admin=config.admin,

@@ -1,8 +1,8 @@
 """Gives memory back that connections have left behind: what they held in cycles, and what the allocator keeps.
 
-The cyclic collector is asked to look rarely (`run.spare_the_collector`), and the C library keeps what was freed: a burst
-of connections that held much would stay with us for as long as we are idle. So once a second, if connections have ended
-since, both are done; and never for more than SHARE of the time, whatever they cost.
+The cyclic collector is asked to look rarely (`run.spare_the_collector`), and the C library keeps what was freed: a
+burst of connections that held much would stay with us for as long as we are idle. So once a second, if connections have
+ended since, both are done; and never for more than SHARE of the time, whatever they cost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHARE = 0.02
 
 
 def trimmer() -> Callable[[], None]:
-    """What returns freed memory to the system: malloc_trim(3) of glibc; nothing where the C library has no such call."""
+    """What returns freed memory to the system: malloc_trim(3) of glibc; where there is no such call, nothing."""
 
     def keep() -> None:
         """There is no such call."""

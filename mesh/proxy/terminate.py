@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 
@@ -27,6 +28,9 @@ async def read(sock: socket.socket, tls: Tls | None) -> bytes:
         if tls is None or not data:
             return data
         plain = tls.receive(data)
+        if tls.pending:  # an answer of TLS itself: no to a renegotiation, a new key
+            with contextlib.suppress(OSError):  # reading will tell
+                await send_all(sock, tls.take())
         if plain or tls.eof:
             return plain
 

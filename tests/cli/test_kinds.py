@@ -96,6 +96,26 @@ def test_endpoints() -> None:
     assert (cells["ADDRESS"], cells["WEIGHT"], cells["ZONE"], cells["VERSION"]) == ("127.0.0.1:9", "0", "a", "-")
 
 
+def test_policies_of_access() -> None:
+    """What they are for, what they do, and to how many."""
+    spec = "{target: {kind: Service, name: votes}, from: [{namespaces: [a]}, {namespaces: [b]}]}"
+    cells = shown(CONDUIT % ("AuthorizationPolicy", spec))
+    assert [cells[title] for title in ("TARGET", "ACTION", "FROM", "TO")] == ["service votes", "Allow", "2", "anything"]
+    cells = shown(CONDUIT % ("EgressPolicy", "{target: {kind: Namespace}, action: Deny, to: [{ports: [25]}]}"))
+    assert [cells[title] for title in ("TARGET", "ACTION", "TO")] == ["namespace", "Deny", "1"]
+    cells = shown(CONDUIT % ("DefaultPolicy", "{target: {kind: Namespace}, inbound: deny, tls: strict}"))
+    assert (cells["TARGET"], cells["SAYS"]) == ("namespace", "inbound deny,tls strict")
+
+
+@pytest.mark.parametrize(
+    ("who", "text"),
+    [("authorizer: {service: judge}", "authorizer judge"), ("python: {function: 'a:b'}", "python a:b")],
+)
+def test_plugins(who: str, text: str) -> None:
+    """Who is asked."""
+    assert shown(CONDUIT % ("PolicyPlugin", f"{{target: {{kind: Namespace}}, {who}}}"))["ASKS"] == text
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_what_was_refused(kind: str) -> None:
     """It has no spec to show, but the reason."""

@@ -52,9 +52,9 @@ def test_table_is_aligned() -> None:
 def test_json_and_yaml_are_the_value() -> None:
     """Programs get numbers and nulls, not cells."""
     assert render(ROWS[:1], [], COLUMNS, "json") == (
-        '[\n  {\n    "version": "1.0",\n    "epoch": "a",\n    "configuration": 7\n  }\n]\n'
+        '[\n  {\n    "version": "1.0",\n    "epoch": "a",\n    "configuration": 7,\n    "now": 0.0\n  }\n]\n'
     )
-    assert render(ROWS[:1], [], COLUMNS, "yaml") == "- version: '1.0'\n  epoch: a\n  configuration: 7\n"
+    assert render(ROWS[:1], [], COLUMNS, "yaml") == "- version: '1.0'\n  epoch: a\n  configuration: 7\n  now: 0.0\n"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_edges_across_namespaces_are_qualified(report, found):
         (series("outbound", "words", 1, "w", identity=ONE), "", "", ONE, "the client has no identity"),
         (series("outbound", "api.example.com", 1, "1.2.3.4:80"), WEB, "", "", "it is outside of the mesh"),
         (series("outbound", "words", 1), WEB, "", "", "no request reached an endpoint"),
-        (series("outbound", "words", 1, protocol="tcp", identity=ONE), WEB, WEB, ONE, ""),
+        (series("outbound", "words", 1, protocol="tcp"), WEB, "", "", "no request reached an endpoint"),
     ],
 )
 def test_why_an_edge_is_not_secured(report, found, delta, own, client, server, reason):

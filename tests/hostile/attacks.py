@@ -367,9 +367,6 @@ HTTP1: dict[str, Attack] = {
         *(slow_read_http1, pipelining),
     )
 }
-ATTACKS: dict[str, Attack] = {
-    **HTTP2,
-    **HTTP1,
-    "many_connections": many_connections,
-    "half_handshakes": half_handshakes,
-}
+BELOW: dict[str, Attack] = {"many_connections": many_connections, "half_handshakes": half_handshakes}
+ATTACKS: dict[str, Attack] = {**HTTP2, **HTTP1, **BELOW}
+"""All, by name. `half_handshakes` is for a listener that serves TLS."""

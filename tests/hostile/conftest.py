@@ -15,6 +15,7 @@ from tests.conftest import Handle
 from tests.end_to_end.conftest import CONDUIT, Run, processes_in, starter
 from tests.end_to_end.sidecar import Sidecar, Starter
 from tests.hostile.asking import origin_heard
+from tests.hostile.attacks import Attack
 from tests.hostile.honest import Honest, Honest1, Honest2, honest
 
 HERE = Path(__file__).parent
@@ -27,8 +28,8 @@ LIMITS = {
     "detect_timeout": 2.0,
     "handshake_timeout": 1.0,
     "header_timeout": 1.0,
-    "body_timeout": 1.0,
-    "write_timeout": 1.0,
+    "body_timeout": 0.5,
+    "write_timeout": 0.5,
     "idle_http": 20.0,
 }
 """Shorter than anybody's, so that attacks that wait need not take long."""
@@ -88,6 +89,16 @@ class Target:
             SETTLE,
             lambda: f"{self.rss() / MEGABYTE:.0f} MB",
         )
+
+    async def outlasts(self, attack: Attack, reason: str) -> None:
+        """It is under attack, by somebody who waits, until that has been counted as `reason`."""
+        async with self.under_attack(reason), trio.open_nursery() as nursery:
+            before = self.refused().get(reason, 0)
+            nursery.start_soon(attack, self.inbound, SETTLE)
+            with trio.fail_after(SETTLE):
+                while (await trio.to_thread.run_sync(self.refused)).get(reason, 0) <= before:
+                    await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
 
 
 def refusals(sidecar: Sidecar) -> dict[str, float]:

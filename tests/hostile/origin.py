@@ -23,7 +23,7 @@ ODD = {
     b"not-modified": b"HTTP/1.1 304 Not Modified\r\ncontent-length: 700\r\n\r\n",
     b"not-modified-but-some": b"HTTP/1.1 304 Not Modified\r\ncontent-length: 41\r\n\r\n" + OK,
     b"two-answers": OK + b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad",
-    b"spoofing": b"HTTP/1.1 503 No\r\nconduit-error: connect_failed\r\nl5d-proxy-error: x\r\ncontent-length: 2\r\n\r\nno",
+    b"spoofing": b"HTTP/1.1 503 No\r\nconduit-error: connect_failed\r\nl5d-error: x\r\ncontent-length: 2\r\n\r\nno",
 }
 
 

@@ -77,7 +77,7 @@ BROKEN = [dies, hangs, resets, garbage, floods, informs]
 
 @pytest.fixture(scope="module")
 def beside(starting: Starter, origin: int) -> Iterator[Sidecar]:
-    """A proxy before services that each have a broken endpoint and a sound one; and one for each that is broken only."""
+    """A proxy before services with one broken endpoint and a sound one, and services with just the broken one."""
     with contextlib.ExitStack() as stack:
         services, policies = {}, []
         for handler in BROKEN:

@@ -1,11 +1,12 @@
 """Between planes and people: names that only proxies may use, paths, logs, the admin port."""
 
+import contextlib
 import json
 import os
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ async def test_an_application_cannot_speak_for_a_proxy(target: Target) -> None:
 
 
 @pytest.fixture
-def guarded(alone: Starter, origin: int, tmp_path: Path) -> Iterator[tuple[Target, ssl.SSLContext]]:
+def guarded(alone: Starter, origin: int, tmp_path: Path) -> tuple[Target, ssl.SSLContext]:
     """A proxy that wants to know who its clients are, and the TLS of one who can say it."""
     authority = trustme.CA()
     server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert(WEB)
@@ -87,7 +88,7 @@ def guarded(alone: Starter, origin: int, tmp_path: Path) -> Iterator[tuple[Targe
     context = ssl.create_default_context()
     authority.configure_trust(context)
     client.configure_cert(context)
-    yield Target(sidecar, origin), context
+    return Target(sidecar, origin), context
 
 
 def test_who_the_client_is_has_been_proved(guarded: tuple[Target, ssl.SSLContext]) -> None:
@@ -95,10 +96,12 @@ def test_who_the_client_is_has_been_proved(guarded: tuple[Target, ssl.SSLContext
     target, context = guarded
     target.heard()
     data = b"GET /evil HTTP/1.1\r\nhost: web\r\nconduit-client-id: admin\r\nconnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", target.inbound), timeout=10) as sock:
-        with context.wrap_socket(sock, server_hostname="127.0.0.1") as tls:
-            tls.sendall(data)
-            assert tls.recv(100).startswith(b"HTTP/1.1 200")
+    with (
+        socket.create_connection(("127.0.0.1", target.inbound), timeout=10) as sock,
+        context.wrap_socket(sock, server_hostname="127.0.0.1") as tls,
+    ):
+        tls.sendall(data)
+        assert tls.recv(100).startswith(b"HTTP/1.1 200")
     assert say(target.inbound, data).startswith(b"HTTP/1.1 200")
     proved, said = map(fields_of, target.heard())
     assert proved["conduit-client-id"] == proved["l5d-client-id"] == WEB
@@ -146,7 +149,7 @@ def test_nobody_reads_the_log(free_port: Callable[[], int], origin: int, tmp_pat
     """Row: logs (a blocked stdout does not block the proxy)."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    with pytest.raises(BlockingIOError):
+    with contextlib.suppress(BlockingIOError):
         while True:
             os.write(writing, bytes(4096))
     os.set_blocking(writing, True)

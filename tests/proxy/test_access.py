@@ -109,6 +109,17 @@ def test_open_requests_are_ended_when_the_policy_changes() -> None:
     assert stage.outcomes() == [("denied", 200, "denied")]
 
 
+def test_what_waits_for_a_connection_is_judged_again() -> None:
+    """A request that has not been sent yet is refused when it may not be any more."""
+    stage = Stage(connected=False, outbound=False)
+    stage.downstream.identity = STRANGER
+    stage.update(authorization=Authorization())
+    assert stage.ask() is not None
+    stage.update(authorization=ONLY_READERS)
+    assert stage.outcomes() == [("denied", 403, "denied")]
+    stage.settled()
+
+
 def test_open_tunnels_are_judged_again() -> None:
     """A connection that is not HTTP is asked to look at the new policy."""
     stage = guarded(Authorization())

@@ -112,7 +112,7 @@ async def test_settings_are_put_in_force_whole(proxy_parts) -> None:
     """Roots, issuer and egress; what is wrong with one of them leaves all as it was, with the reason."""
     trust, other = Trust(), Trust()
     parts, credentials = await proxy_parts(), trust.certified(WEB)
-    apply = Apply(parts.directory, credentials, credentials.name)
+    apply = Apply(parts.directory, credentials)
     held = credentials.current
     closed = Egress(Action.DENY)
     bad = Egress(rules=(EgressRule("demo/x", destinations=(Destination(networks=("nonsense",)),)),))
