@@ -19,6 +19,7 @@ from types import FrameType
 
 import click
 
+from bench import attacks
 from bench.peers import NAMES, executable
 from bench.process import BenchError
 from bench.report import Results, as_json, markdown
@@ -26,6 +27,7 @@ from bench.run import Plan, execute
 from bench.scenarios import SCENARIOS, quick
 
 TOOLS = ("h2load", "nginx", "taskset", "setpriv")
+KNOWN = (*(one.name for one in SCENARIOS), attacks.NAME)
 ROUNDS = 5  # a saturated Envoy is seen to differ twofold between rounds: three give no steady median
 
 
@@ -90,13 +92,18 @@ def is_compiled() -> bool:
     return bool(json.loads(done.stdout)["compiled"])
 
 
+def tell(line: str) -> None:
+    """Progress, for people."""
+    click.echo(line, err=True)
+
+
 def end_like_interrupt(signum: int, frame: FrameType | None) -> None:
     """SIGTERM: leave every `with` block on the way out, as ^C does."""
     raise KeyboardInterrupt
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--only", metavar="NAME,...", help="Scenarios to run: " + ", ".join(one.name for one in SCENARIOS) + ".")
+@click.option("--only", metavar="NAME,...", help="What to run: " + ", ".join(KNOWN) + ".")
 @click.option("--proxies", metavar="NAME,...", help="Proxies to compare: " + ", ".join(NAMES) + ".")
 @click.option("--quick", "is_quick", is_flag=True, help="One round, a sixth of the load; not to publish.")
 @click.option("--rounds", type=click.IntRange(1, 20), help=f"Rounds; medians are reported [{ROUNDS}; 1 with --quick].")
@@ -116,8 +123,8 @@ def main(
     output: Path,
     conduit_command: str | None,
 ) -> None:
-    """Measure conduit, Envoy, HAProxy and nghttpx side by side in front of the same nginx."""
-    names = chosen(only, tuple(one.name for one in SCENARIOS), "--only")
+    """Measure conduit, Envoy, HAProxy and nghttpx side by side in front of the same nginx, and conduit under attack."""
+    names = chosen(only, KNOWN, "--only")
     peers = chosen(proxies, NAMES, "--proxies")
     scenarios = [quick(one) if is_quick else one for one in SCENARIOS if one.name in names]
     signal.signal(signal.SIGTERM, end_like_interrupt)
@@ -126,7 +133,9 @@ def main(
         about = described(peers, conduit_command)
         os.sched_setaffinity(0, {load_core})
         plan = Plan(scenarios, peers, rounds or (1 if is_quick else ROUNDS), load_core, proxy_core, conduit_command)
-        results = Results(execute(plan, lambda line: click.echo(line, err=True)), scenarios, peers)
+        samples = execute(plan, tell)
+        attacked = attacks.execute(load_core, proxy_core, tell) if attacks.NAME in names and not is_quick else []
+        results = Results(samples, scenarios, peers, attacked)
         output.mkdir(parents=True, exist_ok=True)
         (output / "results.json").write_text(as_json(results, about))
         (output / "results.md").write_text(text := markdown(results, about))

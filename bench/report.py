@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
+from bench.attacks import AT_MOST, AttackSample
 from bench.run import Sample
 from bench.scenarios import Scenario
 
@@ -115,8 +116,15 @@ def is_disturbed(sample: Sample) -> bool:
 class Results:
     """The samples of one benchmark, with the medians and verdicts drawn from them."""
 
-    def __init__(self, samples: Sequence[Sample], scenarios: Sequence[Scenario], peers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        scenarios: Sequence[Scenario],
+        peers: Sequence[str],
+        attacks: Sequence[AttackSample] = (),
+    ) -> None:
         self.samples = samples
+        self.attacks = attacks
         self.scenarios = scenarios
         self.peers = peers
 
@@ -184,6 +192,10 @@ def markdown(results: Results, about: dict[str, str]) -> str:
     for heading, figures in TABLES:
         if rows := _rows(results, figures):
             lines += ["", f"## {heading}", "", *_table(["scenario", *results.peers, f"{OURS} / {THEIRS}"], rows)]
+    if results.attacks:
+        header = ["attack", "honest client", "p99 in quiet, µs", "p99 beside it, µs", "ratio", f"at most {AT_MOST:g}"]
+        heading = "Honest client's p99 while conduit is attacked"
+        lines += ["", f"## {heading}", "", *_table(header, [_attack(one) for one in results.attacks], left=(0, 1, 5))]
     judged = []
     for verdict in results.verdicts():
         outcome = verdict.outcome + (", but in disturbed rounds" if verdict.doubtful else "")
@@ -197,6 +209,13 @@ def markdown(results: Results, about: dict[str, str]) -> str:
             error = one.error.replace("\n", " | ")
             lines.append(f"- {one.scenario}, {one.peer}, {f'round {one.round}' if one.round else 'start'}: {error}")
     return "\n".join(lines) + "\n"
+
+
+def _attack(one: AttackSample) -> list[str]:
+    if one.p99 is None or one.ratio is None:
+        return [one.attack, one.protocol, f"{one.quiet_p99:,.0f}", "FAILED", "-", one.error.replace("\n", " ")]
+    outcome = "met" if one.ratio <= AT_MOST else "missed"
+    return [one.attack, one.protocol, f"{one.quiet_p99:,.0f}", f"{one.p99:,.0f}", f"{one.ratio:.1f}", outcome]
 
 
 def _rows(results: Results, figures: Sequence[Figure]) -> list[list[str]]:
@@ -253,6 +272,7 @@ def as_json(results: Results, about: dict[str, str]) -> str:
         "verdicts": [asdict(verdict) for verdict in results.verdicts()],
         "failures": [asdict(sample) for sample in results.failures()],
         "disturbed_runs": results.disturbed(),
+        "attacks": [asdict(one) for one in results.attacks],
         "samples": [asdict(sample) for sample in results.samples],
     }
     return json.dumps(document, indent=2) + "\n"

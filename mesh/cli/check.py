@@ -6,7 +6,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
@@ -18,10 +19,12 @@ from mesh.cli.client import Api, control_options
 from mesh.cli.output import Duration, as_json, printable
 from mesh.cli.version import conduit_version
 from mesh.local.certificates import look
-from mesh.local.checks import Check, Facts, Status, checks, unreachable
+from mesh.local.checks import Check, Facts, Status, checks, ready, unreachable
+from mesh.local.rendezvous import read, runtime_folder
 from mesh.model.api import Edge, EndpointInfo, IdentityInfo, ProxyInfo, ResourceView, Stat, VersionInfo
 from mesh.model.checks import parse_address
-from mesh.model.errors import ControlError
+from mesh.model.errors import ConfigError, ControlError
+from mesh.model.proxy_yaml import load_proxy_config
 
 CONNECT_SECONDS = 2.0
 HERE = ("localhost", "127.0.0.1", "::1")
@@ -57,7 +60,7 @@ def command(output: str, margin: float, control: str | None, token: str | None) 
         api = Api.find(control, token)
         found = checks(collect(api, margin))
     except ControlError as exc:
-        found = [unreachable(str(exc))]
+        found = [unreachable(str(exc)), *([ready(unready(here))] if (here := on_this_machine(control)) else [])]
     click.echo(as_json(found) if output == "json" else table(found, coloured=coloured()), nl=False)
     return int(any(check.status is Status.FAILED for check in found))
 
@@ -80,7 +83,7 @@ def collect(api: Api, margin: float) -> Facts:
         resources=msgspec.json.decode(api.ask("GET", "/api/v1/resources"), type=list[ResourceView]),
         services=msgspec.json.decode(api.ask("GET", "/api/v1/stat", params=window), type=Stat).rows,
         edges=msgspec.json.decode(api.ask("GET", "/api/v1/edges", params=window), type=list[Edge]),
-        unready=unready(api, proxies),
+        unready=unready({proxy.proxy: proxy.admin for proxy in proxies}) if urlsplit(api.url).hostname in HERE else {},
         unreachable={
             f"{endpoint.workload} at {endpoint.address}": why
             for endpoint in endpoints
@@ -105,21 +108,31 @@ def completed(identity: IdentityInfo, proxies: Sequence[ProxyInfo]) -> IdentityI
     return replace(identity, proxies=tuple(found))
 
 
-def unready(api: Api, proxies: Sequence[ProxyInfo]) -> dict[str, str]:
-    """Proxies of this machine that say so, and why; of a mesh elsewhere, nobody can be asked."""
-    if urlsplit(api.url).hostname not in HERE:
-        return {}
+def on_this_machine(control: str | None) -> dict[str, str]:
+    """Admin address of each replica's proxy of the local mesh, as its files tell; none, if another mesh is meant."""
+    runtime = None if control or os.environ.get("CONDUIT_CONTROL") else read(runtime_folder())
     found = {}
-    for proxy in proxies:
-        if not proxy.admin:
+    for path in sorted(Path(runtime.state).glob("replicas/*/proxy.yaml")) if runtime is not None else ():
+        try:
+            found[path.parent.name] = load_proxy_config(path.read_text(), str(path)).admin
+        except (OSError, ConfigError):
+            continue  # it is going, or has just come
+    return found
+
+
+def unready(admins: Mapping[str, str]) -> dict[str, str]:
+    """Proxies that say so, and why, by name; nothing of those without an admin address."""
+    found = {}
+    for proxy, admin in admins.items():
+        if not admin:
             continue
         try:
-            answer = httpx.get(f"http://{proxy.admin}/ready", timeout=CONNECT_SECONDS, trust_env=False)
+            answer = httpx.get(f"http://{admin}/ready", timeout=CONNECT_SECONDS, trust_env=False)
         except httpx.TransportError as exc:
-            found[proxy.proxy] = f"its admin port does not answer: {exc}"
+            found[proxy] = f"its admin port does not answer: {exc}"
         else:
             if not answer.is_success:
-                found[proxy.proxy] = answer.text.strip().removeprefix("not ready: ")
+                found[proxy] = answer.text.strip().removeprefix("not ready: ")
     return found
 
 

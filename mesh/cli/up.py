@@ -7,10 +7,14 @@ from pathlib import Path
 import click
 import trio
 
+from mesh.cli.control import check_lifetime
+from mesh.cli.output import Duration
+from mesh.control.authority import LIFETIME
 from mesh.local.log import Log, StreamLog, Troubles
 from mesh.local.signals import until_signalled
 from mesh.local.supervise import Mesh
 from mesh.local.trust import given
+from mesh.model.durations import duration_text
 from mesh.model.identity import TRUST_DOMAIN
 
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -31,6 +35,14 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--issuer-cert", type=PEM, metavar="FILE", help="PEM: the CA certificate that signs, and its chain.")
 @click.option("--issuer-key", type=PEM, metavar="FILE", help="PEM: its private key.")
 @click.option("--trust-domain", default=TRUST_DOMAIN, show_default=True, help="The end of every identity.")
+@click.option(
+    "--certificate-lifetime",
+    type=Duration(),
+    default=LIFETIME,
+    metavar="DURATION",
+    callback=check_lifetime,
+    help=f"How long a workload's certificate holds.  [default: {duration_text(LIFETIME)}]",
+)
 def command(
     files: tuple[Path, ...],
     verbose: bool,
@@ -38,6 +50,7 @@ def command(
     issuer_cert: Path | None,
     issuer_key: Path | None,
     trust_domain: str,
+    certificate_lifetime: float,
 ) -> int:
     """Run a mesh on this machine, until ^C.
 
@@ -55,7 +68,8 @@ def command(
       conduit up -f mesh.yaml --trust-anchors roots.pem --issuer-cert issuer.pem --issuer-key issuer.key
     """  # noqa: D301 -- click reads the \b
     log: Log = StreamLog() if verbose else Troubles(StreamLog())
-    mesh = Mesh(files, log, trust=given(trust_anchors, issuer_cert, issuer_key), trust_domain=trust_domain)
+    trust = given(trust_anchors, issuer_cert, issuer_key)
+    mesh = Mesh(files, log, trust=trust, trust_domain=trust_domain, lifetime=certificate_lifetime)
 
     async def work() -> int:
         async with trio.open_nursery() as nursery:

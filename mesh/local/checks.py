@@ -75,6 +75,12 @@ def unreachable(detail: str) -> Check:
     return Check("control plane", "answers", Status.FAILED, detail, hint)
 
 
+def ready(unready: Mapping[str, str]) -> Check:
+    """Whether proxies that can be asked say that they are: also where no control plane answers."""
+    told = [f"{proxy}: {why}" for proxy, why in unready.items()]
+    return verdict("proxies", "are ready", told, Status.FAILED, "until then they serve nobody; their logs say more")
+
+
 def control_plane(facts: Facts) -> Iterator[Check]:
     """It answered: over what, of which version, and at what time."""
     category = "control plane"
@@ -127,8 +133,7 @@ def proxies(facts: Facts) -> Iterator[Check]:
                 missing.append(f"{count} of {wanted} of {view.metadata.name}.{view.metadata.namespace}")
     told = [f"{counted(len(facts.proxies), 'proxy', 'proxies')}"]
     yield verdict(category, "are connected", missing, Status.FAILED, hint, good=told)
-    unready = [f"{proxy}: {why}" for proxy, why in facts.unready.items()]
-    yield verdict(category, "are ready", unready, Status.FAILED, "until then they serve nobody; their logs say more")
+    yield ready(facts.unready)
     nacks = [
         f"{proxy.proxy} refused {name or 'its settings'}: {why}"
         for proxy in facts.proxies

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import trio
 
+from mesh.control.authority import LIFETIME
 from mesh.control.files import Seen, look
 from mesh.control.issuer import TrustFiles
 from mesh.local import rendezvous
@@ -33,6 +34,7 @@ from mesh.local.log import Log
 from mesh.local.replica import PROXY_COMMAND, Place, Replica
 from mesh.local.workloads import Group, Wanted, WorkloadKey, read_applied, read_workloads
 from mesh.model.api import RuntimeFile
+from mesh.model.durations import duration_text
 from mesh.model.errors import ConduitError, ConfigError
 from mesh.model.identity import TRUST_DOMAIN
 
@@ -58,13 +60,15 @@ class Mesh:
         environment: Mapping[str, Mapping[str, str]] = {},
         trust: TrustFiles | None = None,
         trust_domain: str = TRUST_DOMAIN,
+        lifetime: float = LIFETIME,
     ) -> None:
-        """`environment`: variables by workload's name, over what the YAML says. Without `trust`, it is made."""
+        """`environment`: variables by workload's name, over what the YAML says. Without `trust`, it is made. `lifetime`
+        of certificates is in seconds."""
         self.sources = [source.resolve() for source in sources]
         self.log = log
         self.control_command, self.proxy_command = control_command, proxy_command
         self.environment = environment
-        self.trust, self.trust_domain = trust, trust_domain
+        self.trust, self.trust_domain, self.lifetime = trust, trust_domain, lifetime
         self.groups: dict[WorkloadKey, Group] = {}
         self._written: dict[WorkloadKey, Wanted] = {}
         self._applied: dict[WorkloadKey, Wanted] = {}
@@ -93,7 +97,7 @@ class Mesh:
         (self.state / "endpoints").mkdir(mode=0o700)
         failure: ConduitError | None = None
         files = self.trust or trusts.make(self.state)
-        further = ("--trust-domain", self.trust_domain)
+        further = ("--trust-domain", self.trust_domain, "--certificate-lifetime", duration_text(self.lifetime))
         self.plane = ControlPlane(self.sources, self.state, self.log, guard, files, self.control_command, further)
         async with trio.open_nursery() as planes:
             try:

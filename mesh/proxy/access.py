@@ -73,7 +73,8 @@ def may(exchange: Exchange, cluster: Cluster, access: Compiled, now: float) -> b
 
 def refuse(exchange: Exchange, decision: Decision, now: float) -> None:
     """Answer what policy does not allow. Only those who are in the mesh are told which policy it was."""
-    if exchange.downstream.identity or not exchange.downstream.inbound:
+    downstream, access = exchange.downstream, exchange.parent.access
+    if not downstream.inbound or (access is not None and judge_of(downstream, access).known):
         exchange.fail(Reason.DENIED, f"denied by {decision.by}: {decision.why}", now, "denied")
     else:
         exchange.fail(Reason.DENIED, "denied", now, "denied")

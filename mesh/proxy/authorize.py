@@ -229,12 +229,15 @@ class _Matched:
 
 
 class Judge:
-    """Decides about one peer's requests: `fixed`, where it is not None, whatever they are."""
+    """Decides about one peer's requests: `fixed`, where it is not None, whatever they are.
 
-    __slots__ = ("_compiled", "_matched", "_otherwise", "fixed")
+    `known`: the peer has proved an identity of the application's trust domain, and may be told which policy it was."""
+
+    __slots__ = ("_compiled", "_matched", "_otherwise", "fixed", "known")
 
     def __init__(self, compiled: Compiled, peer: Peer) -> None:
         self._compiled = compiled
+        self.known = bool(peer.name)
         self._matched = _Matched()
         compiled.of_peer(peer, self._matched)
         self._otherwise = compiled.without_rule(peer, self._matched)

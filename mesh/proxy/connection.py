@@ -12,7 +12,6 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -140,6 +139,8 @@ class Connection:
                 data += await self._more()
             if self._how.permissive and not self._strict and data[:1] != HELLO:
                 return data
+            if not data:
+                raise Ended
             host, data = await asked_for(self.sock, None, data, self._limits.handshake_timeout)
             self._tls = await terminate(self.sock, context, data)
             self._sni = host if parse(host) is None else ""
@@ -310,8 +311,12 @@ class Connection:
         counted.opened += 1
         codec.start()
         self._enter(codec.name)
+        guarded = Guarded(channel, self._may_stay)
+        beside = self.listener.cluster
         try:
             channel.attach(downstream.leg, data)
+            if beside is not None and not beside.outbound:
+                beside.tunnels.add(guarded)
             if isinstance(codec, Http1) and target is None:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._parked, downstream, nursery.cancel_scope, name="parked")
@@ -333,6 +338,8 @@ class Connection:
             return downstream.tunnel_to, b"".join(downstream.early) + left
         finally:
             self.downstream = None
+            if beside is not None:
+                beside.tunnels.discard(guarded)
             if isinstance(codec, Http1) and codec.aborted:
                 # a body that was cut short must not look whole to a client that reads until we close
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -386,7 +393,7 @@ class Connection:
         counted = reports.connections(self.listener.direction, target.name)
         counted.opened += 1
         ours, theirs = Channel(how.reactor, self.sock, self._tls), Channel(how.reactor, sock, tls)
-        guarded = Guarded(ours, partial(self._may, target, host))
+        guarded = Guarded(ours, lambda: self._may_stay() and self._may(target, host))
         with sock:
             try:
                 said = early.first if early is not None else tls.receive(b"") if tls is not None else b""
@@ -416,6 +423,13 @@ class Connection:
     def _may(self, target: Cluster, host: str) -> bool:
         decision = self._decide(target, host)
         return decision is None or decision.allowed
+
+    def _may_stay(self) -> bool:
+        """Whether a connection that is open may be: not in plain text, once policy has become strict."""
+        if self._tls is not None or not self._strict:
+            return True
+        self._how.shared.reports.refuse("plain_text", self.listener.direction)
+        return False
 
     def _count(self, target: Cluster, decision: Decision) -> None:
         witness = self._how.shared.witness
@@ -502,7 +516,7 @@ class Early(NamedTuple):
 
 
 class Guarded:
-    """A tunnel that policy may end while it is open."""
+    """A connection that policy may end while it is open."""
 
     __slots__ = ("_channel", "_may")
 

@@ -19,10 +19,12 @@ class Allowance:
     """Counts one connection's abuse of resets (CVE-2023-44487, CVE-2025-8671) and of frames that carry no message."""
 
     __slots__ = (
+        "_asked_at",
         "_control_bound",
         "_earned",
         "_excused",
         "_excused_bound",
+        "_patience",
         "_quiet_bound",
         "_resets",
         "_resets_bound",
@@ -37,6 +39,8 @@ class Allowance:
         self.completed = 0  # streams that ended well, in this window of time
         self.control = 0  # units spent
         self.quiet = 0  # bytes since the last message; a new window of time leaves one of them
+        self._asked_at = 0.0
+        self._patience = limits.header_timeout
         self._control_bound = limits.control_frames
         self._resets = 0
         self._resets_bound = limits.resets
@@ -54,6 +58,18 @@ class Allowance:
             self._earned = self.completed
             self.completed = self._resets = self.control = 0
             self.quiet = min(1, self.quiet)
+
+    def silent(self, now: float) -> bool:
+        """Whether bytes have come that made no message: the peer may be in the middle of one. It should be asked."""
+        if not self.quiet:
+            self._asked_at = 0.0
+        elif not self._asked_at:
+            self._asked_at = now
+        return self._asked_at > 0.0
+
+    def stuck(self, now: float) -> bool:
+        """Whether it has been `silent` for `limits.header_timeout`, though it was asked."""
+        return self._asked_at > 0.0 and now - self._asked_at > self._patience
 
     def ended_early(self) -> bool:
         """Count a stream that the peer ended early, or made us end; True if that was one too many.

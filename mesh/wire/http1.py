@@ -20,9 +20,8 @@ Rules beside those of `Codec`:
 * A tunnel (101, CONNECT with 2xx) is raw bytes, shown as `Data`; its directions end one by one, see `half_close`. What
   is said before CONNECT has its answer waits; if the answer is no, the connection ends with it.
 * A client that closes its direction while it waits for the response has gone (`Reset`), as nearly all that do so have.
-* A response that begins before its request has been received ends the connection (RFC 9112 section 9.3); a rest of up
-  to `stream_buffer_bytes` is taken in and dropped, for `header_timeout` at most, so that closing does not reset the
-  connection under the answer.
+* A response that begins before its request has been received ends the connection (RFC 9112 section 9.3); of the rest,
+  `stream_buffer_bytes` or `header_timeout` is taken in and dropped: to close at once would reset it under the answer.
 """
 
 from __future__ import annotations
@@ -107,9 +106,8 @@ class Http1:
 
     def __repr__(self) -> str:
         role = "server" if self._server else "client"
-        return (
-            f"<Http1 {role}, reading {_STATES[self._reading]}, writing {_STATES[self._writing]}, stream {self._stream}>"
-        )
+        states = f"reading {_STATES[self._reading]}, writing {_STATES[self._writing]}"
+        return f"<Http1 {role}, {states}, stream {self._stream}>"
 
     def start(self) -> None:
         """Nothing opens an HTTP/1.1 connection."""
@@ -258,8 +256,7 @@ class Http1:
     def _begin_chunks(self) -> None:
         self._reading = CHUNKS
         if self._chunks is None:
-            limits = self._limits
-            self._chunks = Chunks(limits.header_bytes, limits.header_fields, limits.chunk_extension_bytes)
+            self._chunks = Chunks(self._limits)
         self._chunks.begin()
 
     def _decode(self, source: bytes | bytearray, position: int, events: list[Event]) -> int:
@@ -556,17 +553,15 @@ class Http1:
         return rest
 
     def tick(self, now: float) -> bool:
-        if self._reading == DRAIN:  # it is no head, but has as long
-            if not self._head_since:
-                self._head_since = now
-            elif now - self._head_since > self._limits.header_timeout:
-                self._end()
-        elif not self.awaits_head:
+        draining = self._reading == DRAIN  # which is no head, but has as long
+        if not draining and not self.awaits_head:
             self._head_since = 0.0
         elif not self._head_since:
             self._head_since = now
-        else:
-            return now - self._head_since > self._limits.header_timeout
+        elif now - self._head_since > self._limits.header_timeout:
+            if draining:
+                self._end()
+            return not draining
         return False
 
     @property

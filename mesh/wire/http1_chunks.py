@@ -13,6 +13,7 @@ import functools
 
 import httptools
 
+from mesh.model.limits import Limits
 from mesh.wire.head import Field
 from mesh.wire.http1_head import Malformed, check_trailers
 
@@ -41,16 +42,16 @@ class Chunks:
         "trailers",
     )
 
-    def __init__(self, header_bytes: int, header_fields: int, extension_bytes: int) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.pieces: list[bytes | None] = []
         self.trailers: tuple[Field, ...] = ()
         self._fields: list[Field] = []
         self.done = False
         self.on_body = self.pieces.append
         self.on_chunk_header = functools.partial(self.pieces.append, None)
-        self._extension_bytes = extension_bytes  # of the chunk-size lines of one message, beyond sizes
-        self._header_bytes = header_bytes
-        self._header_fields = header_fields
+        self._extension_bytes = limits.chunk_extension_bytes  # of the chunk-size lines of one message, beyond sizes
+        self._header_bytes = limits.header_bytes
+        self._header_fields = limits.header_fields
         self._parser = httptools.HttpRequestParser(self)
         self._tail = b""
         self._overhead = 0

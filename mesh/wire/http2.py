@@ -85,28 +85,10 @@ class Http2:
     half_close = False
 
     __slots__ = (
-        "_accepting",
-        "_allowance",
-        "_asked_at",
-        "_broken",
-        "_due",
-        "_ended",
-        "_engine",
-        "_final",
-        "_goaway",
-        "_held",
-        "_last_stream",
-        "_limits",
-        "_lingering",
-        "_open",
-        "_out",
-        "_over",
-        "_peer_streams",
-        "_role",
-        "_server",
-        "_tunnels",
-        "_window",
-    )
+        "_accepting", "_allowance", "_broken", "_due", "_ended", "_engine", "_final", "_goaway", "_held",
+        "_last_stream", "_limits", "_lingering", "_open", "_out", "_over", "_peer_streams", "_role", "_server",
+        "_tunnels", "_window",
+    )  # fmt: skip
 
     def __init__(self, role: Role, limits: Limits) -> None:
         self._role = role
@@ -138,7 +120,6 @@ class Http2:
         self._window = max(limits.buffer_bytes, STALLED_STREAMS * limits.stream_buffer_bytes)
         self._held = 0
         self._allowance = Allowance(limits)
-        self._asked_at = 0.0  # when we sent a PING because of bytes that made no message
         self._goaway: GoAway | None = None
         self._final = False
         self._over = False  # nothing is read or sent any more, but for what is in _out
@@ -161,26 +142,13 @@ class Http2:
             for stream in self._lingering:
                 self._lingering[stream] += self._limits.stream_buffer_bytes // 2 + 1
             self._release_lingering()
-        return self._server and self._stuck(now)
-
-    def _stuck(self, now: float) -> bool:
-        """Whether the peer has been in the middle of a frame, or of a header block, for `limits.header_timeout`.
-
-        The engine does not tell. But nothing may stand within a header block (RFC 9113 section 4.3): who is in the
-        middle of one cannot answer a PING, which is asked once bytes have come that made no message.
-        """
-        allowance = self._allowance
-        if not allowance.quiet or self._over:
-            self._asked_at = 0.0
-        elif self._asked_at:
-            return now - self._asked_at > self._limits.header_timeout
-        else:
-            self._asked_at = now
-            try:
-                self._engine.ping()
-            except NGH2Error:
-                pass  # the connection is over
-        return False
+        if not self._server or self._over or not self._allowance.silent(now):
+            return False
+        try:
+            self._engine.ping()  # who is in the middle of a header block cannot answer (RFC 9113 section 4.3)
+        except NGH2Error:
+            pass  # the connection is over
+        return self._allowance.stuck(now)
 
     # --- the peer's bytes ---------------------------------------------------------------
 

@@ -146,13 +146,9 @@ class Http2Reference:
         self._allowance.tick(now)
         for stream in self._lingering:
             self._lingering[stream] += self._limits.stream_buffer_bytes // 2 + 1
-        if not self._block and (len(self._raw) < 4 or self._raw[3] != HEADERS):
-            self._begun_at = 0.0
-        elif self._begun_at:
-            return self._server and now - self._begun_at > self._limits.header_timeout
-        else:
-            self._begun_at = now
-        return False
+        begun = bool(self._block) or (len(self._raw) > 3 and self._raw[3] == HEADERS)
+        self._begun_at = (self._begun_at or now) if begun and self._server else 0.0
+        return begun and self._server and now - self._begun_at > self._limits.header_timeout
 
     # --- the peer's bytes ---------------------------------------------------------------
 

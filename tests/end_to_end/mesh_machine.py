@@ -155,13 +155,13 @@ def machine_in(folder: Path) -> Iterator[Machine]:
 
 
 class Mesh:
-    """`conduit up -f mesh.yaml` on a machine."""
+    """`conduit up -f mesh.yaml`, with further options, on a machine."""
 
-    def __init__(self, machine: Machine, documents: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, machine: Machine, documents: Sequence[dict[str, Any]], *options: object) -> None:
         self.machine = machine
         self.file = machine.folder / "mesh.yaml"
         self.write(documents)
-        self.up = machine.start("up", "-v", "-f", self.file)
+        self.up = machine.start("up", "-v", "-f", self.file, *options)
 
     def write(self, documents: Sequence[dict[str, Any]]) -> None:
         """The mesh's YAML, from now on."""

@@ -34,10 +34,10 @@ class Trusting:
     def __init__(
         self, run: Callable[..., Handle], start: Starter, folder: Path, port: int, *, lifetime: str = LIFETIME
     ) -> None:
-        self.folder, self._start = folder, start
+        self.folder, self.start = folder, start
         self.files = TrustFiles(folder / "anchors.pem", folder / "issuer.pem", folder / "issuer.key")
         self.url = f"https://127.0.0.1:{port}"
-        self._token = secrets.token_urlsafe(16)
+        self.token = secrets.token_urlsafe(16)
         self._numbers = iter(range(1, 1000))
         root = trustme.CA()
         self.anchors = [root]
@@ -48,7 +48,7 @@ class Trusting:
         options = ("--trust-anchors", "--issuer-cert", "--issuer-key")
         run(
             [
-                *("env", f"CONDUIT_TOKEN={self._token}", start.conduit, "control"),
+                *("env", f"CONDUIT_TOKEN={self.token}", start.conduit, "control"),
                 *("--source", sources, "--state", folder / "state", "--listen", f"127.0.0.1:{port}"),
                 *(word for pair in zip(options, self.files, strict=True) for word in pair),
                 *("--certificate-lifetime", lifetime),
@@ -86,7 +86,7 @@ class Trusting:
         """A proxy that speaks for `account`, and is ready: it has its certificate."""
         link = {
             "url": self.url,
-            "token": proxy_token(self._token, account, NAMESPACE, account),
+            "token": proxy_token(self.token, account, NAMESPACE, account),
             "workload": account,
             "namespace": NAMESPACE,
             "anchors": str(self.files.anchors),
@@ -97,7 +97,7 @@ class Trusting:
             "metadata": {"name": "all", "namespace": "conduit"},
             "spec": {"target": {"kind": "Mesh"}, "tls": "strict" if strict else "permissive"},
         }
-        sidecar = self._start(
+        sidecar = self.start(
             services,
             inbound=inbound,
             resources=[policy],

@@ -63,7 +63,7 @@ async def secured(
     return client
 
 
-async def said(client: trio.SSLStream[trio.SocketStream], *, until: bytes) -> bytes:
+async def said_by(client: trio.SSLStream[trio.SocketStream], *, until: bytes) -> bytes:
     """What comes until that has come."""
     found = b""
     with trio.fail_after(30):
@@ -80,7 +80,7 @@ async def test_a_peer_of_the_mesh_is_served(inbound, dialled, trust, strict: boo
     web = trust.certified(WEB).current
     async with await secured(await dialled(address), getattr(web, alpn)) as client:
         await client.send_all(GET)
-        assert (await said(client, until=b"GET /x HTTP/1.1")).startswith(b"HTTP/1.1 200 ")
+        assert (await said_by(client, until=b"GET /x HTTP/1.1")).startswith(b"HTTP/1.1 200 ")
     (series,) = parts.reports.series
     assert (series.key.tls, series.key.peer, series.key.identity) == ("true", str(WEB), str(WEB))
     assert parts.reports.refusals == {}
@@ -90,9 +90,9 @@ async def test_what_is_inside_is_detected_anew(inbound, dialled, trust) -> None:
     """TCP where the server speaks first works inside, and is counted with the identity."""
     parts, _, address = await inbound(banner, STRICT)
     async with await secured(await dialled(address), trust.certified(WEB).current.opaque) as client:
-        assert await said(client, until=b"ready\r\n") == b"220 ready\r\n"
+        assert await said_by(client, until=b"ready\r\n") == b"220 ready\r\n"
         await client.send_all(b"hello")
-        assert await said(client, until=b"hello") == b"hello"
+        assert await said_by(client, until=b"hello") == b"hello"
     assert parts.reports.refusals == {}
 
 
@@ -170,6 +170,7 @@ async def test_plain_text_is_served_unless_policy_is_strict(inbound, dialled, re
     await until(lambda: parts.reports.series)
     (series,) = parts.reports.series
     assert (series.key.tls, series.key.identity) == ("disabled", "")
+    await until(lambda: not cluster.tunnels)
     cluster.govern(Service("votes", authorization=STRICT))
     async with await dialled(address) as client:
         await client.send_all(GET)
@@ -179,6 +180,31 @@ async def test_plain_text_is_served_unless_policy_is_strict(inbound, dialled, re
     async with await dialled(address) as client:
         await client.send_all(GET)
         assert (await received(client, b"GET /x HTTP/1.1")).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("application", [http1, echo])
+async def test_plain_connections_that_are_open_end_when_policy_becomes_strict(
+    inbound, dialled, received, until, trust, application
+) -> None:
+    """HTTP and TCP, in the midst of it; who has proved who it is stays."""
+    parts, cluster, address = await inbound(application)
+    said = GET if application is http1 else b"hello\r\n"
+    answered = b"GET /x HTTP/1.1" if application is http1 else said
+    async with (
+        await dialled(address) as plain,
+        await secured(await dialled(address), trust.certified(WEB).current.opaque) as proved,
+    ):
+        await plain.send_all(said)
+        await received(plain, answered)
+        await proved.send_all(said)
+        await said_by(proved, until=answered)
+        cluster.govern(Service("votes", authorization=STRICT))
+        parts.reactor.settle()
+        assert await received(plain) == b""
+        await proved.send_all(said)
+        await said_by(proved, until=answered)
+    assert parts.reports.refusals == {("plain_text", "inbound"): 1}
+    await until(lambda: not cluster.tunnels)
 
 
 async def test_strict_policy_holds_without_an_identity_too(inbound, dialled, received) -> None:
@@ -239,6 +265,7 @@ async def test_the_applications_own_tls_passes_as_it_is(
         for at in range(0, len(hello), 100):
             await client.send_all(hello[at : at + 100])
         assert await received(client, hello) == hello
+    await until(lambda: not cluster.tunnels)
     cluster.govern(Service("votes", authorization=STRICT))
     async with await dialled(address) as client:
         await client.send_all(hello)
@@ -265,7 +292,7 @@ async def test_a_client_waits_for_our_first_certificate(inbound, dialled, trust,
         client = await secured(stream, trust.certified(WEB).current.http1)
     async with client:
         await client.send_all(GET)
-        assert (await said(client, until=b"GET /x HTTP/1.1")).startswith(b"HTTP/1.1 200 ")
+        assert (await said_by(client, until=b"GET /x HTTP/1.1")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_without_a_certificate_it_is_refused_in_time(inbound, dialled, trust) -> None:

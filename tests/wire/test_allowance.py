@@ -76,3 +76,18 @@ def test_what_is_excused_is_bounded():
     for _ in range(1000):
         allowance.excuse(limits.stream_buffer_bytes)
     assert allowance.heard(17 * limits.stream_buffer_bytes + 2 * limits.header_bytes + 65_536, 0, 0) != ""
+
+
+def test_who_said_something_that_was_no_message_is_asked():
+    """Until a message comes, or an answer; a new window of time forgives the bytes and not the silence."""
+    allowance = Allowance(Limits(header_timeout=5.0, resets_window=2.0))
+    assert not allowance.silent(1.0)
+    allowance.heard(10, 0, 0)
+    for now in (2.0, 4.0, 6.0, 7.0):
+        allowance.tick(now)
+        assert allowance.silent(now)
+        assert not allowance.stuck(now)
+    assert allowance.stuck(7.1)
+    allowance.heard(10, 0, 1)
+    assert not allowance.silent(8.0)
+    assert not allowance.stuck(20.0)

@@ -410,6 +410,19 @@ def test_a_head_has_a_deadline():
         assert codec.receive(b"") == []
 
 
+def test_the_rest_of_an_answered_request_has_a_deadline():
+    """As long as a head; then the connection is over, without anybody having done wrong."""
+    codec = server(header_timeout=10.0)
+    [request] = codec.receive(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+    codec.send_response(request.stream, Head.response(408), True)
+    codec.take()
+    assert not codec.finished
+    assert [codec.tick(now) for now in (100.0, 105.0, 110.0)] == [False] * 3
+    assert not codec.finished
+    assert not codec.tick(111.0)
+    assert codec.finished
+
+
 def test_due_says_when_to_ask_for_more():
     """Only what waited behind the exchange that has just ended is due, not the beginning of a head."""
     codec = server()

@@ -17,7 +17,7 @@ HEADER_BYTES = 65536
 
 def fresh() -> Chunks:
     """A decoder at the beginning of a body."""
-    chunks = Chunks(HEADER_BYTES, 100, Limits().chunk_extension_bytes)
+    chunks = Chunks(Limits(header_bytes=HEADER_BYTES, header_fields=100))
     chunks.begin()
     return chunks
 
@@ -76,7 +76,7 @@ def test_any_chunks_split_anywhere(pieces, data):
 
 def test_a_decoder_serves_one_body_after_another():
     """`begin` leaves nothing of the body before."""
-    chunks = Chunks(HEADER_BYTES, 100, Limits().chunk_extension_bytes)
+    chunks = Chunks(Limits(header_bytes=HEADER_BYTES, header_fields=100))
     for body in (b"one", b"two"):
         chunks.begin()
         assert chunks.feed(b"xx3\r\n%b\r\n0\r\nA: b\r\n\r\n" % body, 2) == (body, 21)
