@@ -85,7 +85,7 @@ LIMITS = (
     Limit("CPU per request, HTTP/2 16x16", CPU, ("h2-16x16",), 0.8),
     Limit("CPU per request, HTTP/2 64x1", CPU, ("h2-64x1",), 0.8),
     Limit("CPU per request, HTTP/2 16x16, policies", CPU, ("h2-16x16-policies",), 0.85),
-    Limit("CPU per request, HTTP/2 16x16, two hops with mTLS", CPU, ("h2-16x16-mtls",), 0.65),
+    Limit("CPU per request, HTTP/2, two hops, mTLS", CPU, ("h2-16x16-mtls",), 0.65),
     Limit("CPU per request, HTTP/1.1", CPU, ("h1-32",), 0.65),
     Limit("RSS under load, worst scenario", RSS_LOAD, (), 0.6),
     Limit("p99 at 1,000 requests/s, HTTP/1.1", LATENCIES[2], ("h1-1000rps",), 1.0),

@@ -92,6 +92,7 @@ def test_the_limits_of_the_project() -> None:
         ("cpu_us_per_request", ("h2-16x16",), 0.8),
         ("cpu_us_per_request", ("h2-64x1",), 0.8),
         ("cpu_us_per_request", ("h2-16x16-policies",), 0.85),
+        ("cpu_us_per_request", ("h2-16x16-mtls",), 0.65),
         ("cpu_us_per_request", ("h1-32",), 0.65),
         ("rss_load_mb", (), 0.6),
         ("p99_us", ("h1-1000rps",), 1.0),
@@ -104,7 +105,9 @@ def test_markdown() -> None:
     text = markdown(results(*GOOD, *SECOND), {"date": "today"})
     assert "- date: today\n" in text
     assert "| HTTP/1.1, 32 connections | 30.0 (20.0-99.0) | 50.0 (40.0-60.0) |            0.60 |\n" in text
-    assert "| CPU per request, HTTP/1.1               |    0.65 |            0.60 | h1-32    | met          |\n" in text
+    assert (
+        "| CPU per request, HTTP/1.1               |    0.65 |            0.60 | h1-32    | met          |\n" in text
+    )
     assert "Opaque TCP" not in text
     assert "FAILED" not in text
 
@@ -159,4 +162,4 @@ def test_json() -> None:
     assert document["ratios"]["h1-32"]["cpu_us_per_request"] == pytest.approx(0.6)
     assert len(document["samples"]) == 7
     assert [one["error"] for one in document["failures"]] == ["refused"]
-    assert [one["outcome"] for one in document["verdicts"]][3] == "met"
+    assert [one["outcome"] for one in document["verdicts"]][4] == "met"
