@@ -131,7 +131,7 @@ class Settings(msgspec.Struct, frozen=True, tag=True):
 
 
 class Signed(msgspec.Struct, frozen=True, tag=True):
-    """The certificate, with what leads from it to a root (PEM, the workload's own first); the rest is as in Settings."""
+    """The certificate, with what leads from it to a root (PEM, the workload's own first); for the rest see Settings."""
 
     chain: str
     anchors: str
