@@ -9,7 +9,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Debian packages, each with a command that shows it is there.
-TEST_NEEDS  := nginx:nginx-light curl:curl h2load:nghttp2-client
+TEST_NEEDS  := nginx:nginx-light curl:curl h2load:nghttp2-client openssl:openssl
 BENCH_NEEDS := $(TEST_NEEDS) haproxy:haproxy nghttpx:nghttp2-proxy
 
 .DEFAULT_GOAL := help
@@ -52,6 +52,7 @@ bench: system-bench compiled
 
 # Each target so long; ARGS names some of them.
 fuzz: setup
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 # What is too long for every change.

@@ -107,7 +107,7 @@ class Connection:
                 after = await self._serve(verdict, target, data)
                 if after is None:
                     return
-                target, data = after
+                target, data = await self._known(*after[:2]), after[2]
 
     def drain(self, final: bool) -> None:
         """Have it end: what is under way is finished; `final` ends it at once if nothing is. Tunnels go on."""
@@ -125,6 +125,14 @@ class Connection:
     def _enter(self, phase: str) -> None:
         self.phase = phase
         trio.lowlevel.current_task().name = f"connection {self.peer} {phase}"
+
+    async def _known(self, target: Cluster, authority: bytes) -> Cluster:
+        """`target`, when the control plane has said what it is: how it is spoken to depends on that. Where that is no
+        service, what its authority means outside of the mesh."""
+        with trio.move_on_after(self._limits.pending_timeout):
+            while not target.configured and not target.over.is_set():
+                await target.changed.wait()
+        return self.listener.directory.resolve(authority, b"https") if target.over.is_set() else target
 
     # --- phases ------------------------------------------------------------------------------------------------------
 
@@ -288,8 +296,11 @@ class Connection:
             early = None
         return chunk or b"", early
 
-    async def _serve(self, verdict: Verdict, target: Cluster | None, data: bytes) -> tuple[Cluster, bytes] | None:
-        """HTTP until the connection ends, or a CONNECT turns it into something else: its target, and bytes read."""
+    async def _serve(
+        self, verdict: Verdict, target: Cluster | None, data: bytes
+    ) -> tuple[Cluster, bytes, bytes] | None:
+        """HTTP until the connection ends, or a CONNECT turns it into something else: its target, its authority, and
+        bytes read."""
         how, limits = self._how, self._limits
         channel = Channel(how.reactor, self.sock, self._tls)
         codec = how.http2(Role.SERVER, limits) if verdict is Verdict.HTTP2 else Http1(Role.SERVER, limits)
@@ -335,7 +346,7 @@ class Connection:
             rest = channel.backlog
             channel.detach()
             await send_all(self.sock, bytes(rest))
-            return downstream.tunnel_to, b"".join(downstream.early) + left
+            return downstream.tunnel_to, downstream.tunnel_for, b"".join(downstream.early) + left
         finally:
             self.downstream = None
             if beside is not None:

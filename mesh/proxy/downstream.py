@@ -62,8 +62,8 @@ class Downstream:
     """One accepted connection that speaks HTTP.
 
     `identity` and `tls` say who the peer is, `sni` which host it asked TLS for (empty: none that binds it);
-    `tunnel_to` is set when an HTTP/1.1 CONNECT was granted: the raw connection, with the bytes in `early`, then belongs
-    to the supervisor again (`handed_over`).
+    `tunnel_to` (and `tunnel_for`, its authority) is set when an HTTP/1.1 CONNECT was granted: the raw connection, with
+    the bytes in `early`, then belongs to the supervisor again (`handed_over`).
     """
 
     __slots__ = (
@@ -93,6 +93,7 @@ class Downstream:
         "taps",
         "target",
         "tls",
+        "tunnel_for",
         "tunnel_to",
         "witness",
     )
@@ -136,6 +137,7 @@ class Downstream:
         self.exchanges: dict[int, Exchange] = {}
         self._scopes: dict[Cluster, Scope] = {}
         self.tunnel_to: Cluster | None = None
+        self.tunnel_for = b""
         self.early: list[bytes] = []
         self.handed_over = trio.Event()
         self.refused = False
@@ -243,7 +245,7 @@ class Downstream:
             self._refuse(exchange, Reason.UNSUPPORTED, "CONNECT is served over HTTP/1.1 only", now)
             return None
         self.leg.codec.send_response(exchange.stream, Head.response(200), False)
-        self.tunnel_to = cluster
+        self.tunnel_to, self.tunnel_for = cluster, head.authority
         self.handed_over.set()
         return None
 

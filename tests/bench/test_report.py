@@ -105,9 +105,7 @@ def test_markdown() -> None:
     text = markdown(results(*GOOD, *SECOND), {"date": "today"})
     assert "- date: today\n" in text
     assert "| HTTP/1.1, 32 connections | 30.0 (20.0-99.0) | 50.0 (40.0-60.0) |            0.60 |\n" in text
-    assert (
-        "| CPU per request, HTTP/1.1               |    0.65 |            0.60 | h1-32    | met          |\n" in text
-    )
+    assert "| CPU per request, HTTP/1.1               |    0.65 |            0.60 | h1-32    | met          |\n" in text
     assert "Opaque TCP" not in text
     assert "FAILED" not in text
 
