@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
@@ -29,7 +30,7 @@ from mesh.control.push import Push
 from mesh.control.resources_api import ResourcesApi
 from mesh.control.routes import Request
 from mesh.control.tap import Taps
-from mesh.model import api, compose, config, gateway, resources, traffic
+from mesh.model import api, authorization, compose, config, gateway, resources, traffic
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.durations import duration_text
 from mesh.model.limits import Limits
@@ -123,7 +124,7 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
             return "`[]`"
         case "":
             return '`""`'
-        case Limits():
+        case Limits() | authorization.Egress():
             return "all defaults"
         case _:
             return f"`{default}`"
@@ -175,6 +176,16 @@ STRUCTS: dict[type[msgspec.Struct], str] = {
     gateway.GRPCRouteMatch: "Matches of a GRPCRoute",
     gateway.GRPCMethodMatch: "Method of a GRPCRoute",
     gateway.GRPCRouteFilter: "Filters of a GRPCRoute",
+    resources.AuthorizationPolicySpec: "AuthorizationPolicy",
+    resources.Target: "`target`",
+    authorization.Source: "Callers",
+    authorization.Operation: "Operations",
+    resources.DefaultPolicySpec: "DefaultPolicy",
+    resources.EgressPolicySpec: "EgressPolicy",
+    authorization.Destination: "Destinations",
+    resources.PolicyPluginSpec: "PolicyPlugin",
+    resources.ExternalAuthorizer: "`authorizer`",
+    resources.EntryPoint: "`python`",
 }
 """What people write, and the heading in docs/resources.md that it stands under."""
 
@@ -382,7 +393,7 @@ def test_every_kind_of_get_is_told() -> None:
 
 def named(line: str) -> list[str]:
     """The options in the first cell of a row."""
-    return re.findall(r"`(--?[a-z][a-z0-9-]*)", re.split(r"(?<!\\)\|", line)[1])
+    return re.findall(r"`(--?[A-Za-z][a-z0-9-]*)", re.split(r"(?<!\\)\|", line)[1])
 
 
 # --- the API ---------------------------------------------------------------------------
@@ -480,11 +491,22 @@ def test_yaml_in_the_pages_is_accepted(path: str, text: str) -> None:
         assert load_proxy_config(text, path).outbound
 
 
+ABOUT_CALLERS = {kind.__name__ for kind in get_args(resources.Policy)}
+"""Kinds that say who may call whom: docs/policy.md has them."""
+
+
+def test_policy_has_an_example_of_every_kind() -> None:
+    """Each kind that says who may call whom is in one of the page's examples."""
+    blocks = [text for path, text in yaml_blocks() if path == "docs/policy.md"]
+    kinds = {each.value["kind"] for text in blocks for each in load_documents(text, "policy.md")}
+    assert kinds == ABOUT_CALLERS
+
+
 def test_traffic_has_an_example_of_every_part() -> None:
     """Each kind that is about traffic, and each field of a policy, is in one of the page's examples."""
     blocks = [text for path, text in yaml_blocks() if path == "docs/traffic.md"]
     found = [each.value for text in blocks for each in load_documents(text, "traffic.md")]
-    assert {value["kind"] for value in found} == set(INLINE)
+    assert {value["kind"] for value in found} == set(INLINE) - ABOUT_CALLERS
     policies = [decode_resource(each) for text in blocks for each in load_documents(text, "traffic.md")]
     assert all(not isinstance(one, resources.TrafficPolicy) or one.spec.service for one in policies)
     used = {name for value in found if value["kind"] == "TrafficPolicy" for name in value["spec"]}
