@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,23 +12,10 @@ from typing import get_args
 import click
 import msgspec
 import pytest
-import structlog
-import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.cli.get import names
 from mesh.cli.main import VERBS, conduit
-from mesh.control.aggregate import Aggregate
-from mesh.control.applied import Applied
-from mesh.control.cluster import Cluster
-from mesh.control.files import Files
-from mesh.control.meta_api import MetaApi
-from mesh.control.observe_api import ObserveApi
-from mesh.control.openapi import document
-from mesh.control.push import Push
-from mesh.control.resources_api import ResourcesApi
-from mesh.control.routes import Request
-from mesh.control.tap import Taps
 from mesh.model import api, authorization, compose, config, gateway, resources, traffic
 from mesh.model.documents import decode_resource, load_documents
 from mesh.model.durations import duration_text
@@ -38,6 +24,7 @@ from mesh.model.proxy_yaml import INLINE, load_proxy_config
 from mesh.proxy import metrics
 from mesh.proxy.report import Reports, Tally
 from mesh.proxy.rescue import ANSWERS, Reason
+from tests.control.conftest import running
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -414,21 +401,11 @@ async def test_every_route_is_told(tmp_path: Path) -> None:
 
 
 async def openapi(state: Path) -> dict[str, dict[str, dict[str, dict[str, list[dict[str, str]]]]]]:
-    """The document as the control plane serves it."""
-    log = structlog.get_logger()
-    cluster, aggregate, taps = Cluster(), Aggregate(trio.current_time()), Taps()
-    push = Push(cluster, aggregate, taps, "epoch", log)
-    files = Files([], state, cluster, push.changed, log)
-    meta = MetaApi("0")
-    routes = [
-        *ObserveApi(cluster, aggregate, taps, push, "0").routes(),
-        *ResourcesApi(cluster, Applied(cluster, files)).routes(),
-        *meta.routes(),
-    ]
-    meta.describe(routes)
-    answer = await meta.openapi(Request("GET", "/api/v1/openapi.json"))
-    assert json.loads(answer.body) == json.loads(msgspec.json.encode(document(routes, "0")))
-    found: dict[str, dict[str, dict[str, dict[str, list[dict[str, str]]]]]] = json.loads(answer.body)
+    """The document as a control plane serves it."""
+    async with running(state) as plane:
+        found: dict[str, dict[str, dict[str, dict[str, list[dict[str, str]]]]]] = await plane.get(
+            "/api/v1/openapi.json"
+        )
     return found
 
 
