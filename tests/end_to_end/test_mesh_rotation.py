@@ -274,9 +274,7 @@ def test_unusable_files_are_refused(rotating: Rotating) -> None:
         for path, text in zip(roots.files, texts, strict=True):
             write_private(path, text)
         mesh.until(lambda why=why: why in rotating.checks()["newest files are good"]["detail"], f"{why} is told")
-    write_private(
-        roots.files.anchors, b"nothing"
-    )  # the command trusts it too: it says so
+    write_private(roots.files.anchors, b"nothing")  # the command trusts it too: it says so
     done = mesh.machine.conduit("check")
     assert done.code == 1
     assert str(roots.files.anchors) in done.err
