@@ -71,8 +71,8 @@ def proxy(name: str, upstreams: tuple[int, ...], folder: Path) -> Iterator[Ports
     ports = Ports(listen, upstreams, admin)
     config = folder / f"{name}.conf"
     peer = build(name, "http1", ports, config, governed=True)
-    # What no endpoint takes is answered at once.
-    config.write_text(peer.config + ("limits: {pending_timeout: 0}\n" if name == "conduit" else ""))
+    # What no endpoint takes is answered soon.
+    config.write_text(peer.config + ("limits: {pending_timeout: 0.5}\n" if name == "conduit" else ""))
     with running(name, peer.command, CORE, config.with_suffix(".log")) as program:
         wait_listening(program, listen)
         yield ports
