@@ -20,6 +20,7 @@ import yaml
 
 from mesh.control.tokens import proxy_token
 from mesh.model.identity import Identity
+from mesh.proxy.health_check import AGENT
 from tests.conftest import Handle
 from tests.end_to_end.sidecar import Config, Sidecar, Starter, wait_until
 from tests.end_to_end.tcp_server import TcpServer, read_head, reset, serving
@@ -86,11 +87,11 @@ class Any1(grpc.GenericRpcHandler):
 
 
 class Application:
-    """Speaks HTTP/1.1, gRPC and an echo on one port, as it is spoken to. `requests` counts those over HTTP/1.1,
-    `connections` those that are neither."""
+    """Speaks HTTP/1.1, gRPC and an echo on one port, as it is spoken to. `requests` counts those over HTTP/1.1, but for
+    the health `checks` of proxies; `connections` those that are neither."""
 
     def __init__(self, grpc_port: int) -> None:
-        self.requests = self.connections = 0
+        self.requests = self.checks = self.connections = 0
         self._grpc_port = grpc_port
         self.port = 0
 
@@ -103,8 +104,11 @@ class Application:
                 splice(sock, further)
         elif data[:1].isalpha():
             while True:
-                _, data = read_head(sock, data)
-                self.requests += 1
+                head, data = read_head(sock, data)
+                if AGENT in head:
+                    self.checks += 1
+                else:
+                    self.requests += 1
                 sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
         elif data:
             self.connections += 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.curl import curl
 from tests.end_to_end.mesh_machine import Done, Mesh, client, machine_in, workload
@@ -138,12 +139,24 @@ def test_a_tapped_request_is_explained_beside_what_happened(mesh: Mesh) -> None:
 
 def test_authz_counts_what_policies_decided(mesh: Mesh) -> None:
     """To the request, once the proxies have reported."""
+    mesh.until(lambda: counts(mesh) == at_the_proxy(mesh), "what was before is reported")
     before = counts(mesh)
     for _ in range(3):
         assert send(mesh, "friend", "GET", "votes", "/open/counted") == 200
     for _ in range(2):
         assert send(mesh, "stranger", "GET", "votes", "/open/counted") == 403
     mesh.until(lambda: counts(mesh) == (before[0] + 3, before[1] + 2), "the requests are counted")
+
+
+def at_the_proxy(mesh: Mesh) -> tuple[int, int]:
+    """What the proxy of votes itself has counted for that policy."""
+    text = mesh.sidecar("votes-1").ask("/metrics")[1]
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    of = [each for each in samples if each.labels.get("policy") == "default/friends"]
+    allowed, denied = (
+        int(sum(each.value for each in of if each.name == f"conduit_{kind}_total")) for kind in ("allowed", "denied")
+    )
+    return allowed, denied
 
 
 def counts(mesh: Mesh) -> tuple[int, int]:
