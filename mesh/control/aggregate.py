@@ -48,6 +48,8 @@ class Series(NamedTuple):
     """What the other side proved to be (DNS spelling); empty: nothing."""
     own: str = ""
     """Who the reporting proxy is, by its token; empty where the mesh has no identities."""
+    route: str = ""
+    """`ROUTE/RULE` that was taken; empty where the service has no routes."""
 
 
 class Cell:
@@ -151,7 +153,8 @@ class Aggregate:
             service = resolve(key.service)
             peer = short(key.peer) if key.direction == "outbound" else ""
             identity = short(key.identity)
-            series = Series(key.direction, *service, *source, key.protocol, key.tls, peer, identity, own)
+            labels = (key.protocol, key.tls, peer, identity, own, short(key.route))
+            series = Series(key.direction, *service, *source, *labels)
             cell = grown.get(series)
             if cell is None:
                 cell = grown[series] = Cell()

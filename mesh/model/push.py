@@ -11,7 +11,7 @@ import msgspec
 from mesh.model.authorization import Egress
 from mesh.model.config import Service
 from mesh.model.explain import Question, Step
-from mesh.model.reports import Seen, SeriesDelta, TapEvent, TapMatch, TcpDelta
+from mesh.model.reports import EndpointHealth, Seen, SeriesDelta, TapEvent, TapMatch, TcpDelta
 
 MAX_MESSAGE = 1024 * 1024
 HEARTBEAT_SECONDS = 1.0
@@ -71,6 +71,9 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     series: tuple[SeriesDelta, ...] = ()
     tcp: tuple[TcpDelta, ...] = ()
     seen: tuple[Seen, ...] = ()
+    endpoints: tuple[EndpointHealth, ...] | None = None
+    """All that this proxy calls and has trouble with (those in use are left out), whenever they are others than in the
+    report before; None: no news."""
 
 
 class Sign(msgspec.Struct, frozen=True, tag=True):
@@ -85,6 +88,13 @@ class Explained(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     steps: tuple[Step, ...]
+
+
+class TasksTold(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Tasks` of that number: the nursery tree, a line each; cut where it would be too long."""
+
+    number: int
+    lines: tuple[str, ...]
 
 
 class Tapped(msgspec.Struct, frozen=True, tag=True):
@@ -147,6 +157,12 @@ class Explain(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     question: Question
+
+
+class Tasks(msgspec.Struct, frozen=True, tag=True):
+    """How does your supervision tree look? Answered by TasksTold with the same number."""
+
+    number: int
 
 
 class TapStart(msgspec.Struct, frozen=True, tag=True):

@@ -72,6 +72,16 @@ class TcpDelta(msgspec.Struct, frozen=True, array_like=True):
     write_bytes: int
 
 
+class EndpointHealth(msgspec.Struct, frozen=True, array_like=True):
+    """How one endpoint fares with one proxy that calls it."""
+
+    service: str
+    """As the proxy names it."""
+    address: str
+    state: str
+    """unhealthy | ejected | down"""
+
+
 class Seen(msgspec.Struct, frozen=True, array_like=True):
     """One kind of request that an application got, and what policy said to it: what policies are written from.
 
