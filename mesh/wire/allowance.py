@@ -11,6 +11,8 @@ CONTROL_FRAME = 13
 """Bytes of a typical control frame, WINDOW_UPDATE."""
 REFUND = 8
 """Units of `limits.control_frames` that a message gives back; eight bytes sent give back one."""
+OVERSIZED = 20
+"""Streams ended early for which a header block of too many fields counts: it was read before it could be refused."""
 EXCUSED_STREAMS = 16
 """What may be under way at once, in full windows of a stream: what the window of a connection is about."""
 
@@ -71,13 +73,14 @@ class Allowance:
         """Whether it has been `silent` for `limits.header_timeout`, though it was asked."""
         return self._asked_at > 0.0 and now - self._asked_at > self._patience
 
-    def ended_early(self) -> bool:
+    def ended_early(self, weight: int = 1) -> bool:
         """Count a stream that the peer ended early, or made us end; True if that was one too many.
 
         Allowed are `limits.resets` and one more for each stream completed in this window of time or the one before it,
-        so that an honest client may cancel much of what it asks for on a busy connection.
+        so that an honest client may cancel much of what it asks for on a busy connection. What was dear to read counts
+        for several, its `weight`.
         """
-        self._resets += 1
+        self._resets += weight
         return self._resets > self._resets_bound + self.completed + self._earned
 
     def heard(self, size: int, control: int, messages: int) -> str:

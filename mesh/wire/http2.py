@@ -49,7 +49,7 @@ from ngh2 import Event as EngineEvent
 from ngh2 import Role as EngineRole
 
 from mesh.model.limits import KIB, Limits
-from mesh.wire.allowance import Allowance
+from mesh.wire.allowance import OVERSIZED, Allowance
 from mesh.wire.codec import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
@@ -74,6 +74,8 @@ from mesh.wire.messages import STATUSES, request_head
 FRAME = 16 * KIB
 UNFLUSHED = 16 * KIB
 """Bytes that `receive` prepares for `take` at most before it leaves the rest with the engine."""
+MOUTHFUL = 16 * KIB
+"""Bytes of a client that the engine takes at once: what it refuses is seen before it has read all that came."""
 STALLED_STREAMS = 16
 """Streams that may stand still with a full window before the connection's window is used up."""
 
@@ -153,6 +155,16 @@ class Http2:
     # --- the peer's bytes ---------------------------------------------------------------
 
     def receive(self, data: bytes) -> list[Event]:
+        if len(data) <= MOUTHFUL or not self._server:
+            return self._receive(data)
+        events: list[Event] = []
+        for start in range(0, len(data), MOUTHFUL):
+            events += self._receive(data[start : start + MOUTHFUL])
+            if self._over:
+                break
+        return events
+
+    def _receive(self, data: bytes) -> list[Event]:
         events = self._due
         self._due = []
         if self._over or not data:
@@ -337,10 +349,10 @@ class Http2:
         self._open.pop(stream, None)
         self._send_reset(stream, code)
         events.append(Refused(stream, reason))
-        self._count_reset(events)
+        self._count_reset(events, OVERSIZED if reason == "header_fields" else 1)
 
-    def _count_reset(self, events: list[Event]) -> None:
-        if self._server and self._allowance.ended_early():
+    def _count_reset(self, events: list[Event], weight: int = 1) -> None:
+        if self._server and self._allowance.ended_early(weight):
             self._break("rapid_reset", "too many streams ended early", ENHANCE_YOUR_CALM, events)
 
     def _count_noise(self, size: int, control: int, messages: int, events: list[Event]) -> None:

@@ -28,7 +28,7 @@ from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import ContinuationFrame, Frame, HeadersFrame
 
 from mesh.model.limits import KIB, Limits
-from mesh.wire.allowance import Allowance
+from mesh.wire.allowance import OVERSIZED, Allowance
 from mesh.wire.codec import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
@@ -414,10 +414,10 @@ class Http2Reference:
         self._forget(stream)
         self._send_reset(stream, code)
         events.append(Refused(stream, reason))
-        self._count_reset(events)
+        self._count_reset(events, OVERSIZED if reason == "header_fields" else 1)
 
-    def _count_reset(self, events: list[Event]) -> None:
-        if self._server and self._allowance.ended_early():
+    def _count_reset(self, events: list[Event], weight: int = 1) -> None:
+        if self._server and self._allowance.ended_early(weight):
             self._break("rapid_reset", "too many streams ended early", ENHANCE_YOUR_CALM, events)
 
     def _count_noise(self, size: int, control: int, messages: int, events: list[Event]) -> None:
